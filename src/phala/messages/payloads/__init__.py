@@ -1,0 +1,1 @@
+"""What travels in envelopes, by topic; and what enclaves sign for the chain."""
