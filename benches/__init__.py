@@ -1,0 +1,1 @@
+"""Benches: ratios against peers and limits, measured in one run on one machine."""

@@ -1,0 +1,3 @@
+module phala/loadgen
+
+go 1.21

@@ -1,0 +1,66 @@
+"""The scan finds what it is there to find: otherwise finding nothing would say nothing."""
+
+import base64
+import importlib.util
+import json
+import os
+import struct
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def load(name: str) -> ModuleType:
+    path = Path(__file__).parents[1] / "e2e" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"e2e_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+scan, capture = load("scan"), load("capture")
+ROW = [17.99, 10.38, 122.8, 1001.0, 0.1184, 0.2776, 0.3001, 0.1471]
+
+
+@pytest.mark.parametrize("before", range(3))
+@pytest.mark.parametrize(
+    ("data", "form"),
+    [
+        (",".join(map(str, ROW)).encode(), "text"),
+        (json.dumps({"row": ROW}).encode(), "json"),
+        (json.dumps({"row": ROW}, separators=(",", ":")).encode(), "text"),
+        (struct.pack("<8d", *ROW), "float64"),
+        (struct.pack(">8d", *ROW), "float64"),
+        (base64.b64encode(b"x" + struct.pack("<8d", *ROW)), "base64"),
+        (base64.b64encode(b"xy" + json.dumps(ROW).encode()), "base64"),
+    ],
+)
+def test_a_row_is_found_in_every_form(data: bytes, form: str, before: int) -> None:
+    assert form in scan.hits(b"." * before + data + b"...", scan.needles([ROW]))
+
+
+def test_other_numbers_are_not_found() -> None:
+    other = json.dumps([number + 1 for number in ROW]).encode()
+
+    assert not scan.hits(other + os.urandom(4096), scan.needles([ROW]))
+
+
+def test_what_this_process_holds_is_found_in_its_memory() -> None:
+    held = bytearray(json.dumps(ROW).encode())
+
+    if os.geteuid() != 0:
+        pytest.skip("reading a process's memory needs root")
+    assert "json" in scan.in_memory(os.getpid(), scan.needles([ROW]))
+    assert held
+
+
+def test_packets_become_streams(tmp_path: Path) -> None:
+    parts = [(1, 2, 30, b"c"), (1, 2, 10, b"a"), (2, 1, 5, b"x"), (1, 2, 20, b"b")]
+    (tmp_path / "tap").write_bytes(
+        b"".join(capture.RECORD.pack(*part[:3], len(part[3])) + part[3] for part in parts)
+    )
+
+    assert capture.streams(tmp_path / "tap") == {(1, 2): b"abc", (2, 1): b"x"}
