@@ -112,9 +112,7 @@ class FetchEvidence:
     """The evidence of the last registration: what a client judges again, offline."""
 
 
-HostRequest: TypeAlias = (
-    Status | Advance | Attest | Egress | Query | FetchOutcome | FetchEvidence
-)
+HostRequest: TypeAlias = Status | Advance | Attest | Egress | Query | FetchOutcome | FetchEvidence
 HOST_REQUEST: Final = Enum(
     ("phala", "messages", "HostRequest"),
     tuple(
@@ -176,9 +174,7 @@ class EgressReply:
 class Answer:
     """SCALE `SealedReply` of a query or a kept outcome; None: no such outcome (yet)."""
 
-    sealed: Annotated[
-        bytes | None, Option(Bytes(bytes_max=SEALED_QUERY_BYTES_MAX + 128))
-    ]
+    sealed: Annotated[bytes | None, Option(Bytes(bytes_max=SEALED_QUERY_BYTES_MAX + 128))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,4 +214,3 @@ HOST_REPLY: Final = Enum(
         )
     ),
 )
-

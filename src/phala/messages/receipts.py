@@ -1,7 +1,8 @@
 """Receipts: what a worker swears to about one call, and the bundle that anyone can check offline.
 
 A receipt hides what it is about: request and response stand in it as
-`blake2_256(blinder ‖ bytes)`, and the blinder travels inside the encrypted reply. Source: DESIGN §5.
+`blake2_256(blinder ‖ bytes)`, and the blinder travels inside the encrypted reply.
+Source: DESIGN §5.
 """
 
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ class Purpose(enum.Enum):
 
 
 def signed_bytes(purpose: Purpose, genesis: Hash, body: bytes) -> bytes:
-    """What is really signed: one length byte and the purpose, the chain's genesis hash, the body."""
+    """What is really signed: a length byte, the purpose, the chain's genesis hash, the body."""
     return bytes([len(purpose.value)]) + purpose.value + genesis + body
 
 

@@ -20,16 +20,19 @@ Generation = NewType("Generation", int)  # of a cluster's keys, from 1
 Epoch = NewType("Epoch", int)  # of a worker's short-lived encryption key, from 1
 Count = NewType("Count", int)  # messages in a topic so far
 
+_BYTES_32: Final[FixedBytes[bytes]] = FixedBytes(32)
+_BYTES_64: Final[FixedBytes[bytes]] = FixedBytes(64)
+_U32: Final[UInt[int]] = UInt(32)
+_U64: Final[UInt[int]] = UInt(64)
+
 DESCRIPTORS: Final[Mapping[Any, Descriptor[Any]]] = MappingProxyType(
     {
         **words.DESCRIPTORS,
-        **dict.fromkeys(
-            (WorkerId, ContractId, ClusterId, CodeId, CallId, SealKey), FixedBytes[bytes](32)
-        ),
-        Signature64: FixedBytes[bytes](64),
-        Generation: UInt[int](32),
-        Epoch: UInt[int](32),
-        Count: UInt[int](64),
+        **dict.fromkeys((WorkerId, ContractId, ClusterId, CodeId, CallId, SealKey), _BYTES_32),
+        Signature64: _BYTES_64,
+        Generation: _U32,
+        Epoch: _U32,
+        Count: _U64,
     }
 )
 

@@ -116,9 +116,7 @@ def key_message(
     genesis: Hash, group_public: bytes, cluster: ClusterId, generation: Generation
 ) -> bytes:
     """What gatekeepers sign to derive a cluster's key: `derive`, never the beacon (DESIGN §6)."""
-    return (
-        b"phala/derive/v1" + genesis + group_public + cluster + generation.to_bytes(4, "little")
-    )
+    return b"phala/derive/v1" + genesis + group_public + cluster + generation.to_bytes(4, "little")
 
 
 def partial_info(genesis: Hash, cluster: ClusterId, generation: Generation, index: int) -> bytes:

@@ -45,9 +45,7 @@ class ContractFailed:
     contract: ContractId
 
 
-EnclaveMessage: TypeAlias = (
-    GroupKeyAnnounced | PartialGiven | ContractKeyAnnounced | ContractFailed
-)
+EnclaveMessage: TypeAlias = GroupKeyAnnounced | PartialGiven | ContractKeyAnnounced | ContractFailed
 
 ENCLAVE_MESSAGE: Final = Enum(
     ("phala", "messages", "EnclaveMessage"),
