@@ -100,9 +100,12 @@ def first_line(process: subprocess.Popen[str]) -> str:
     """What the process prints first, or an error when it does not within `UP_S_MAX`."""
     assert process.stdout is not None
     lines: queue.Queue[str] = queue.Queue()
-    threading.Thread(
-        target=lambda: [lines.put(line) for line in process.stdout or ()], daemon=True
-    ).start()
+
+    def read() -> None:
+        for line in process.stdout or ():
+            lines.put(line)
+
+    threading.Thread(target=read, daemon=True).start()
     try:
         return lines.get(timeout=UP_S_MAX)
     except queue.Empty:
