@@ -1,0 +1,93 @@
+"""An engine child: one guest at a time, for a pool that may kill it at any instant.
+
+It holds replicas of contracts' states in the clear, so it is as much inside as its parent: no core
+dumps, no debugger, no life after the parent.
+"""
+
+import ctypes
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from phala.wasm.call import State
+from phala.wasm.engine import TICK_MS, Component, Engine
+from phala.wasm.executor import Executor, UnknownCode
+from phala.wasm.frames import Apply, Drop, NeedSource, Ready, Run, done_of, job_of, receive, send
+from phala.wasm.job import ContractId
+
+ADDRESSES_BYTES: Final = 128 << 30  # each instance reserves 4 GiB of addresses
+DATA_BYTES: Final = 3 << 30  # what is really written: replicas, and a call's 128 MiB
+PR_SET_PDEATHSIG: Final = 1
+PR_SET_DUMPABLE: Final = 4
+LINGER_MS: Final = 1_000  # the clock ticks on after a call, for starting it costs a switch
+
+
+class Clock:
+    """Ticks the engine's epoch while a query may run; sleeps otherwise."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.until = 0.0
+        self.wanted = threading.Event()
+        threading.Thread(target=self._tick, daemon=True, name="epoch").start()
+
+    def watch(self, wall_ms: int) -> None:
+        self.until = time.monotonic() + (wall_ms + LINGER_MS) / 1000
+        if not self.wanted.is_set():
+            self.wanted.set()
+
+    def _tick(self) -> None:
+        while True:
+            self.wanted.wait()
+            self.wanted.clear()
+            while time.monotonic() < self.until:
+                time.sleep(TICK_MS / 1000)
+                self.engine.tick()
+
+
+def harden() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES_BYTES, ADDRESSES_BYTES))
+    resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
+
+
+def serve(pipe: socket.socket, executor: Executor) -> None:
+    send(pipe, Ready())
+    while True:
+        match receive(pipe):
+            case Apply(contract, anew, items):
+                states = executor.states
+                if anew or contract not in states:
+                    states[ContractId(contract)] = State()
+                states[ContractId(contract)].apply({item.key: item.value for item in items})
+            case Drop(contract):
+                executor.states.pop(ContractId(contract), None)
+            case Run() as run:
+                try:
+                    send(pipe, done_of(executor.execute(job_of(run))))
+                except UnknownCode:
+                    send(pipe, NeedSource())
+            case other:
+                raise AssertionError(f"a pool does not send {type(other).__name__}")
+
+
+def main() -> None:
+    descriptor, compiled = int(sys.argv[1]), Path(sys.argv[2])
+    harden()
+    with socket.socket(fileno=descriptor) as pipe:
+        engine = Engine()
+        executor = Executor(Component(engine, compiled), Clock(engine).watch)
+        serve(pipe, executor)
+
+
+if __name__ == "__main__":
+    main()
