@@ -1,0 +1,69 @@
+"""ECDSA over P-256 with SHA-256, as quotes carry it: r and s, 32 bytes each, big-endian."""
+
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from phala.errors import Invalid
+
+POINT_BYTES: Final = 33  # SEC 1, section 2.3.3, compressed
+ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # SEC 2, 2.4.2
+
+_ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
+
+
+class SignatureMismatch(Invalid):
+    """The signature is not that key's, over those bytes."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__(
+            f"no signature of the P-256 key {key.hex()}", mend="give the bytes as they were signed"
+        )
+
+
+class PointInvalid(Invalid):
+    """The bytes are no point of the curve."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__(f"{key.hex()} is no P-256 public key", mend="give a point in SEC 1 form")
+
+
+def ensure_point(key: bytes) -> ec.EllipticCurvePublicKey:
+    """The key of 33 compressed bytes, or `PointInvalid`."""
+    if len(key) != POINT_BYTES:
+        raise PointInvalid(key)
+    return _point(key)
+
+
+def _point(encoded: bytes) -> ec.EllipticCurvePublicKey:
+    try:
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), encoded)
+    except ValueError:
+        raise PointInvalid(encoded) from None
+
+
+def verify_p256(key: bytes, message: bytes, signature: bytes) -> bytes:
+    """The message, when `signature` is the key's. Of its two forms the one with s in the lower
+    half counts, so nobody without the key makes another.
+
+    Args:
+        key: 33 bytes compressed, or 64 bytes x and y.
+        message: what was signed, not its hash.
+        signature: 64 bytes.
+
+    Raises:
+        PointInvalid: `key` is no point.
+        SignatureMismatch: everything else.
+    """
+    point = _point(b"\x04" + key) if len(key) == 64 else ensure_point(key)
+    r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+    if len(signature) != 64 or 2 * s > ORDER:
+        raise SignatureMismatch(key)
+    try:
+        point.verify(encode_dss_signature(r, s), message, _ALGORITHM)
+    except InvalidSignature:
+        raise SignatureMismatch(key) from None
+    return message

@@ -1,0 +1,35 @@
+"""Why evidence proves nothing. Each error names the check of `verify` that found it."""
+
+from phala.errors import Invalid, PhalaError, Refused
+
+
+class AttestationError(PhalaError):
+    """Evidence was not accepted. `check` is the number in `verify`'s list."""
+
+    def __init__(self, what: str, *, check: int, mend: str) -> None:
+        super().__init__(f"attestation check {check}: {what}", mend=mend)
+        self.check = check
+
+
+class EvidenceMalformed(AttestationError, Invalid):
+    """The bytes are no evidence of the platform they are said to be of."""
+
+
+class EvidenceForged(AttestationError, Invalid):
+    """A signature does not verify: the evidence was altered, or nobody genuine made it."""
+
+
+class PlatformRefused(AttestationError, Refused):
+    """The policy does not accept evidence of this platform."""
+
+
+class AnchorRefused(AttestationError, Refused):
+    """The policy trusts no root that could have certified this evidence."""
+
+
+class DebugRefused(AttestationError, Refused):
+    """The enclave can be read by its host's debugger, and the policy forbids that."""
+
+
+class PolicyMalformed(Invalid):
+    """The bytes are no policy in its canonical text."""

@@ -1,0 +1,59 @@
+"""What accepted evidence proves."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from phala.primitives.types import Hash
+
+
+class PlatformCode(enum.IntEnum):
+    """Whose evidence it is. The numbers are wire format and chain state: never reuse one."""
+
+    SIMULATED = 0
+    SGX = 1
+    TDX = 2
+    SEV_SNP = 3
+    NITRO = 4
+
+    @property
+    def word(self) -> str:
+        """As policies and people write it: `sev-snp`."""
+        return self.name.lower().replace("_", "-")
+
+
+class TcbStatus(enum.IntEnum):
+    """How the vendor judges the platform's firmware, as numbers: state holds no words."""
+
+    NONE = 0  # no vendor stands behind it
+    UP_TO_DATE = 1
+    SW_HARDENING_NEEDED = 2
+    CONFIGURATION_NEEDED = 3
+    CONFIGURATION_AND_SW_HARDENING_NEEDED = 4
+    OUT_OF_DATE = 5
+    OUT_OF_DATE_CONFIGURATION_NEEDED = 6
+    REVOKED = 7
+
+
+CONFIDENCE_BEST: Final = 1
+CONFIDENCE_WORST: Final = 5  # simulated: no hardware protection
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Evidence that passed every check of `verify`."""
+
+    platform: PlatformCode
+    hardware: bool  # False: no hardware protection, whatever else stands here
+    anchor: str  # the root on whose word all of this rests, for people
+    measurement: bytes  # what allow-lists hold: MRTD of a TDX-shaped quote
+    measurements: Mapping[str, bytes]  # all of them, by the vendor's names
+    report_data: bytes  # 64 bytes that the enclave chose
+    debug: bool
+    tcb_status: TcbStatus
+    advisories: tuple[str, ...]
+    confidence: int  # CONFIDENCE_BEST to CONFIDENCE_WORST
+    platform_id: bytes  # names the machine
+    signed_hash: Hash  # SHA-256 of the signed bytes: identity of the evidence against replay
+    notes: tuple[str, ...]

@@ -1,0 +1,94 @@
+"""Evidence to verdict: the one door."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+from phala.attest.errors import DebugRefused, EvidenceMalformed, PlatformRefused
+from phala.attest.policy import Policy
+from phala.attest.simulated import verify_simulated
+from phala.attest.verdict import PlatformCode, Verdict
+from phala.primitives.types import Moment
+
+EVIDENCE_BYTES_MAX: Final = 16 * 1024  # reference/tee.md section 1.3; a TDX quote has about 5 KB
+COLLATERAL_ITEMS_MAX: Final = 16
+COLLATERAL_BYTES_MAX: Final = 256 * 1024  # all items together
+
+Verifier: TypeAlias = Callable[[bytes, Policy, Mapping[str, bytes], Moment], Verdict]
+
+# What this build can judge. Changing one is a change of the runtime: DESIGN section 10.
+VERIFIERS: Final[Mapping[PlatformCode, Verifier]] = MappingProxyType(
+    {PlatformCode.SIMULATED: verify_simulated}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a platform said, not yet judged. The code is from outside: any number."""
+
+    platform: int
+    blob: bytes
+
+
+def verify(
+    evidence: Evidence, policy: Policy, collateral: Mapping[str, bytes], now: Moment
+) -> Verdict:
+    """Judge evidence by a policy, as of `now` (block time, in consensus and offline).
+
+    1. The platform is one that this build can judge.
+    2. The policy accepts the platform.
+    3. Evidence and collateral are within their sizes.
+    4. The blob is, to its last byte, that platform's format and says that it is.
+    5. A root that the policy trusts certifies the key that signed.
+    6. That key signed the blob.
+    7. Attributes are those of a genuine enclave, and unused fields are zero.
+    8. A host's debugger can read the enclave only if the policy allows it.
+
+    Whose enclave it is, that it is fresh and not seen before is its caller's to check, by
+    `measurement`, `report_data` and `signed_hash`.
+
+    Raises:
+        AttestationError: and nothing else, whatever the bytes.
+    """
+    known = [code for code in VERIFIERS if code == evidence.platform]
+    if not known:
+        raise PlatformRefused(
+            f"this build cannot judge evidence of platform {evidence.platform}",
+            check=1,
+            mend=f"give evidence of one of: {', '.join(code.word for code in VERIFIERS)}",
+        )
+    platform = known[0]
+    if platform not in policy.platforms:
+        accepted = ", ".join(code.word for code in policy.platforms)
+        raise PlatformRefused(
+            f"the policy {policy.name} does not accept {platform.word} evidence",
+            check=2,
+            mend=f"give evidence of one of: {accepted}",
+        )
+    _check_sizes(evidence, collateral)
+    verdict = VERIFIERS[platform](evidence.blob, policy, collateral, now)  # 4 to 7
+    if verdict.debug and not policy.debug:
+        raise DebugRefused(
+            f"the {platform.word} enclave is debuggable, the policy {policy.name} forbids it",
+            check=8,
+            mend="start the enclave without its debug attribute",
+        )
+    return verdict
+
+
+def _check_sizes(evidence: Evidence, collateral: Mapping[str, bytes]) -> None:
+    if len(evidence.blob) > EVIDENCE_BYTES_MAX:
+        raise EvidenceMalformed(
+            f"{len(evidence.blob)} bytes of evidence, at most {EVIDENCE_BYTES_MAX} are allowed",
+            check=3,
+            mend="give the vendor's evidence alone",
+        )
+    size = sum(len(name) + len(item) for name, item in collateral.items())
+    if len(collateral) > COLLATERAL_ITEMS_MAX or size > COLLATERAL_BYTES_MAX:
+        raise EvidenceMalformed(
+            f"{len(collateral)} collateral items of {size} bytes; at most {COLLATERAL_ITEMS_MAX}"
+            f" of {COLLATERAL_BYTES_MAX} are allowed",
+            check=3,
+            mend="give the collateral of this platform alone",
+        )
