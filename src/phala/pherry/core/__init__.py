@@ -1,0 +1,1 @@
+"""What pherry does next, without doing it."""

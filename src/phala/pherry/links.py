@@ -1,0 +1,226 @@
+"""Both sides of pherry, as answers to what a round asks. What comes in is parsed here, once."""
+
+from typing import Any, Final, assert_never
+
+import httpx
+
+from phala.codec import Bytes, Malformed, Reader
+from phala.crypto.hashes import blake2_256
+from phala.errors import Unavailable
+from phala.messages.bus import PAYLOAD_BYTES_MAX
+from phala.messages.host import (
+    FRAME_BYTES_MAX,
+    HOST_REPLY,
+    HOST_REQUEST,
+    JUSTIFICATION_BYTES_MAX,
+    FinalizedHeader,
+    HostReply,
+    HostRequest,
+)
+from phala.messages.payloads.enclave import SIGNED_MESSAGE, SignedMessage
+from phala.messages.registration import SIGNED_REGISTRATION, SignedRegistration
+from phala.pherry.core.asks import (
+    Ask,
+    BlockAt,
+    FetchBlock,
+    FetchMessages,
+    FetchState,
+    FetchValues,
+    Head,
+    ProveFinality,
+    Submit,
+    TellWorker,
+)
+from phala.primitives.types import BlockNumber, Hash
+from phala.sdk.chain import ChainClient, header_bytes
+from phala.sdk.extrinsic import bare_extrinsic
+from phala.sdk.inclusion import header_number
+from phala.sdk.rpc import RpcRefused, bytes_of, hex_of
+
+GRANDPA: Final = list(b"FRNK")
+ENVELOPE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 4096
+WORKER_TIMEOUT_S: Final = 60.0  # a feed of many commands is executed before it is answered
+ALREADY_IMPORTED: Final = 1013
+
+
+class WorkerLink:
+    """The relay door of a worker."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/") + "/relay"
+        self._client = httpx.AsyncClient(timeout=WORKER_TIMEOUT_S, trust_env=False)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def tell(self, request: HostRequest) -> HostReply:
+        body = HOST_REQUEST.encode(request)
+        try:
+            async with self._client.stream("POST", self._url, content=body) as response:
+                answer = await _bounded(response)
+        except (httpx.HTTPError, OSError) as error:
+            raise Unavailable(
+                f"the worker does not answer: {type(error).__name__} {error}",
+                mend="see whether it runs",
+            ) from None
+        if response.status_code != httpx.codes.OK:
+            shown = answer[:300].decode(errors="replace")
+            raise Unavailable(
+                f"the worker answered HTTP {response.status_code}: {shown}",
+                mend="see the worker's log",
+            )
+        try:
+            reply: HostReply = HOST_REPLY.decode(answer)
+        except Malformed as error:
+            raise Unavailable(
+                f"the worker's answer is broken: {error.what}", mend="see the worker's log"
+            ) from None
+        return reply
+
+
+async def _bounded(response: httpx.Response) -> bytes:
+    out = bytearray()
+    async for part in response.aiter_bytes():
+        out += part
+        if len(out) > FRAME_BYTES_MAX:
+            raise Unavailable("the worker's answer has no end", mend="see the worker's log")
+    return bytes(out)
+
+
+class NodeLink:
+    """What pherry asks of a node."""
+
+    def __init__(self, client: ChainClient) -> None:
+        self._client = client
+
+    async def fetch_block(self, block: Hash) -> FinalizedHeader:
+        answer = await self._client.rpc.call("chain_getBlock", hex_of(block))
+        try:
+            header, justifications = answer["block"]["header"], answer["justifications"]
+            found = [proof for engine, proof in justifications or [] if _engine(engine) == GRANDPA]
+        except (TypeError, KeyError, ValueError):
+            raise Unavailable("the node answered no block", mend="ask another node") from None
+        if not found:
+            raise Unavailable(
+                f"block 0x{block.hex()} has no justification yet", mend="wait for the next one"
+            )
+        return FinalizedHeader(header_bytes(header), _octets(found[0]))
+
+    async def block_at(self, number: BlockNumber) -> Head:
+        found = await self._client.block_hash(number)
+        if found is None:
+            raise Unavailable(f"the node has no block {number}", mend="ask another node")
+        return Head(number, Hash(found))
+
+    async def prove_finality(self, number: BlockNumber) -> tuple[BlockNumber, FinalizedHeader]:
+        """Source: the `sc-consensus-grandpa` crate, `FinalityProof`."""
+        answer = await self._client.rpc.call("grandpa_proveFinality", number)
+        reader = Reader(bytes_of(answer))
+        try:
+            block = Hash(reader.take(32))
+            justification = Bytes(bytes_max=JUSTIFICATION_BYTES_MAX).read(reader)
+        except Malformed as error:
+            raise Unavailable(
+                f"the node's finality proof is broken: {error.what}", mend="ask another node"
+            ) from None
+        header = await self._client.header(block)
+        return (
+            BlockNumber(header_number(header)),
+            FinalizedHeader(header_bytes(header), justification),
+        )
+
+    async def fetch_state(
+        self, block: Hash, keys: tuple[bytes, ...]
+    ) -> tuple[tuple[bytes, ...], tuple[bytes | None, ...]]:
+        proof, *values = await self._client.rpc.batch(
+            [
+                ("state_getReadProof", [[hex_of(key) for key in keys], hex_of(block)]),
+                *(("state_getStorage", [hex_of(key), hex_of(block)]) for key in keys),
+            ]
+        )
+        if isinstance(proof, RpcRefused):
+            raise proof
+        try:
+            nodes = tuple(bytes_of(node) for node in proof["proof"])
+        except (TypeError, KeyError):
+            raise Unavailable("the node answered no proof", mend="ask another node") from None
+        return nodes, tuple(_value(value) for value in values)
+
+    async def fetch_values(self, block: Hash, keys: tuple[bytes, ...]) -> tuple[bytes | None, ...]:
+        values = await self._client.rpc.batch(
+            [("state_getStorage", [hex_of(key), hex_of(block)]) for key in keys]
+        )
+        return tuple(None if isinstance(value, RpcRefused) else _value(value) for value in values)
+
+    async def fetch_messages(self, topic: bytes, start: int, limit: int) -> tuple[bytes, ...]:
+        answer = await self._client.rpc.call("mq_getMessages", hex_of(topic), start, limit)
+        if not isinstance(answer, list):
+            raise Unavailable("the node answered no messages", mend="ask another node")
+        envelopes = tuple(bytes_of(each) for each in answer[:limit])
+        if any(len(envelope) > ENVELOPE_BYTES_MAX for envelope in envelopes):
+            raise Unavailable("the node gave an endless message", mend="ask another node")
+        return envelopes
+
+    async def submit(self, message: SignedRegistration | SignedMessage) -> str | None:
+        metadata = await self._client.metadata()
+        match message:
+            case SignedRegistration():
+                front = metadata.call_front("PhalaRegistry", "register_enclave")
+                body = SIGNED_REGISTRATION.encode(message)
+            case SignedMessage():
+                front = metadata.call_front("PhalaMq", "sync_offchain_message")
+                body = SIGNED_MESSAGE.encode(message)
+            case _:
+                assert_never(message)
+        try:
+            await self._client.submit_bare(bare_extrinsic(front + body))
+        except RpcRefused as refusal:
+            return None if refusal.code == ALREADY_IMPORTED else refusal.what
+        return None
+
+
+async def answer(ask: Ask, node: NodeLink, worker: WorkerLink) -> Any:
+    match ask:
+        case TellWorker(request):
+            return await worker.tell(request)
+        case FetchBlock(block):
+            return await node.fetch_block(block)
+        case BlockAt(number):
+            return await node.block_at(number)
+        case ProveFinality(number):
+            return await node.prove_finality(number)
+        case FetchState(block, keys):
+            return await node.fetch_state(block, keys)
+        case FetchValues(block, keys):
+            return await node.fetch_values(block, keys)
+        case FetchMessages(topic, start, limit):
+            return await node.fetch_messages(topic, start, limit)
+        case Submit(message):
+            return await node.submit(message)
+        case _:
+            assert_never(ask)
+
+
+def head_of(header: Any) -> Head:
+    """A finalized head as the node announces it."""
+    return Head(BlockNumber(header_number(header)), Hash(blake2_256(header_bytes(header))))
+
+
+def _value(value: Any) -> bytes | None:
+    if isinstance(value, RpcRefused):
+        raise value
+    return None if value is None else bytes_of(value)
+
+
+def _engine(value: Any) -> list[int]:
+    return list(bytes_of(value)) if isinstance(value, str) else list(value)
+
+
+def _octets(value: Any) -> bytes:
+    """Bytes as a list of numbers, or as hex."""
+    if isinstance(value, str):
+        return bytes_of(value)
+    try:
+        return bytes(value)
+    except (TypeError, ValueError):
+        raise Unavailable("the node's justification is broken", mend="ask another node") from None
