@@ -181,7 +181,7 @@ ERROR_CRASH: Final = 11  # the guest trapped
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The plaintext of a reply, padded, then sealed with `reply_key` (see `seal_reply`)."""
+    """The plaintext of a reply, padded, then sealed with `reply_key` (`messages.replies`)."""
 
     outcome: Outcome
     blinder: Annotated[bytes, FixedBytes(32)]
@@ -190,9 +190,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class SealedReply:
-    """What a query answers and what an outcome is kept as: AES-256-GCM, key
-    `kdf.derive(reply_key, b"phala/reply/v1")`, nonce zero (the key serves once), associated data
-    the call's id. A deployment's outcome has no reply key: see `sealed_to`."""
+    """What a query answers and what an outcome is kept as: `messages.replies` seals and opens it.
+
+    A random nonce of 12 bytes, then AES-256-GCM, key `kdf.derive(reply_key, b"phala/reply/v1")`,
+    associated data the call's id. A deployment has no reply key: its outcome is HPKE to its
+    `reply_to`."""
 
     version: Annotated[int, U8]
     call: CallId
