@@ -140,7 +140,9 @@ class SignedQuery:
 
     request: QueryRequest
     certificate: Annotated[SignedCertificate | None, Option(scale(SignedCertificate))]
-    signature: Annotated[Signature64 | None, Option(scale(Signature64))]  # by the session key
+    # By the session key, under `Purpose.QUERY`: the worker's id and SCALE of the request, so whoever
+    # opens a query cannot pass it on to another worker.
+    signature: Annotated[Signature64 | None, Option(scale(Signature64))]
 
 
 # ---- what comes back, of both
