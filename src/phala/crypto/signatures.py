@@ -1,4 +1,4 @@
-"""Signatures of the three kinds that Substrate accounts have. A bad one raises, never returns False.
+"""Signatures of the three kinds that Substrate accounts have. A bad one raises.
 
 sr25519 signs with Substrate's context; ed25519 is judged by ZIP-215 (`ed25519-zebra`), as Substrate
 does: acceptance at the edges differs between libraries, and it is consensus.

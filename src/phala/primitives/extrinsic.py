@@ -69,7 +69,7 @@ class Era:
         return (low | self.phase // step << 4).to_bytes(2, "little")
 
     def birth(self, current: BlockNumber) -> BlockNumber:
-        """The first block of the window that holds `current`; its hash is part of what is signed."""
+        """The first block of the window that holds `current`; its hash is signed as well."""
         if not self.period:
             return BlockNumber(0)
         latest = max(current, self.phase) - self.phase
@@ -169,7 +169,7 @@ def signing_payload(
     genesis: Hash,
     birth_hash: Hash,
 ) -> bytes:
-    """What an account signs: call, extra data, what the extensions add; hashed when over 256 bytes."""
+    """What an account signs: call, extra data, what the extensions add; hashed when longer."""
     payload = b"".join(
         (
             call,
