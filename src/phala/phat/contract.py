@@ -51,8 +51,9 @@ class Contract:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not isinstance(getattr(type(self), name, None), Field):
-            raise AttributeError(
-                f"self.{name} would be lost after the call: annotate it in the class to make it state"
+            raise AttributeError(  # noqa: TRY004 - it is about a name
+                f"self.{name} would be lost after the call: annotate it in the class, "
+                "and it is state"
             )
         super().__setattr__(name, value)
 

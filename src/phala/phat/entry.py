@@ -1,6 +1,7 @@
 """From a request's bytes to a contract's method and back: what the guest's exports call."""
 
 import inspect
+import json
 import sys
 import types
 import typing
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from phala.phat.contract import Contract, Refused, kind_of
-from phala.phat.host import CURRENT, Host
+from phala.phat.host import CURRENT, Host, TooLarge
 from phala.phat.state import ReadOnly, fields_of, hints_of, save
 from phala.phat.values import Shape, from_json, shape_of, to_json
 
@@ -23,7 +24,7 @@ class Failed(Exception):
 
     def __init__(self, kind: str, text: str, *, name: str = "", line: int = 0) -> None:
         super().__init__(text)
-        self.kind = kind  # refused, raised, argument, source, read_only, memory, stack
+        self.kind = kind  # a word of `phala.wasm.job.ErrorKind`
         self.name = name  # the exception's type
         self.text = text
         self.line = line  # in the contract's source; 0 where there is none
@@ -31,7 +32,7 @@ class Failed(Exception):
     def encode(self) -> str:
         text = self.text if len(self.text) <= TEXT_MAX else self.text[:TEXT_MAX] + "…"
         record = {"kind": self.kind, "type": self.name, "text": text, "line": self.line}
-        return to_json(record).decode("utf-8", "replace")
+        return json.dumps(record)  # in ASCII: whatever the text holds, it can be encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,14 @@ class Parameter:
     needed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What calling a method takes."""
+
+    parameters: list[Parameter]
+    returns: Shape
+
+
 def compile_source(source: bytes) -> types.CodeType:
     """Raises `Failed` with the line for whatever is no Python."""
     try:
@@ -48,10 +57,9 @@ def compile_source(source: bytes) -> types.CodeType:
     except UnicodeDecodeError as error:
         raise Failed("source", f"the source is not UTF-8 at byte {error.start}") from None
     except SyntaxError as error:
-        raise Failed(
-            "source", f"{error.msg} ({FILE} line {error.lineno})",
-            name=type(error).__name__, line=error.lineno or 0,
-        ) from None  # fmt: skip
+        where = f" ({FILE} line {error.lineno})" if error.lineno else ""
+        name, line = type(error).__name__, error.lineno or 0
+        raise Failed("source", error.msg + where, name=name, line=line) from None
     except (ValueError, MemoryError, RecursionError, OverflowError) as error:
         raise Failed("source", f"the source cannot be compiled: {error}") from None
 
@@ -75,7 +83,9 @@ def load(code: types.CodeType) -> type[Contract]:
     leaves = [item for item in found if not any(item in other.__mro__[1:] for other in found)]
     if len(leaves) != 1:
         names = ", ".join(item.__name__ for item in leaves) or "none"
-        raise Failed("source", f"a contract's file has one class of `phat.Contract`, found: {names}")
+        raise Failed(
+            "source", f"a contract's file has one class of `phat.Contract`, found: {names}"
+        )
     return leaves[0]
 
 
@@ -91,15 +101,14 @@ def call(owner: type[Contract], host: Host, kind: Call, request: bytes) -> bytes
         name, given, texts = _request(request, kind)
         contract = object.__new__(owner)
         method = _method(owner, kind, name)
-        arguments = _arguments(method, given, texts)
-        result = method(contract, **arguments)
+        plan = _plan(method)
+        result = method(contract, **_arguments(method, plan.parameters, given, texts))
         if type(result) is types.CoroutineType:
             result.close()
-            raise TypeError(f"{name} is async: a contract's methods are plain `def`")
-        shape = shape_of(_hints(method).get("return", Any))
+            raise Failed("raised", f"{name} is async: write a plain `def`")  # noqa: TRY301
         if kind == "instantiate":
             result = None
-        encoded = to_json(shape.dump(result, "result"))
+        encoded = to_json(plan.returns.dump(result, "result"))
         save(contract)
     except BaseException as error:  # noqa: BLE001 - an exception that left would kill the guest
         raise failure_of(error) from None
@@ -128,9 +137,12 @@ def failure_of(error: BaseException) -> Failed:
             return Failed("refused", _message(error), name=name, line=line)
         case ReadOnly():
             return Failed("read_only", _message(error), name=name, line=line)
+        case TooLarge():
+            return Failed("state", _message(error), name=name, line=line)
         case _:
             where = f" ({FILE} line {line})" if line else ""
-            return Failed("raised", f"{name}: {_message(error)}{where}", name=name, line=line)
+            text = f"{name}: {_message(error)}".removesuffix(": ")
+            return Failed("raised", text + where, name=name, line=line)
 
 
 def describe(owner: type[Contract]) -> dict[str, Any]:
@@ -139,7 +151,7 @@ def describe(owner: type[Contract]) -> dict[str, Any]:
         "contract": owner.__name__,
         "doc": _doc(owner),
         "warm": owner.warm is True,
-        "init": [_describe(parameter) for parameter in parameters_of(_method(owner, "instantiate", ""))],
+        "init": [_describe(each) for each in parameters_of(_method(owner, "instantiate", ""))],
         "methods": [
             {
                 "name": name,
@@ -219,8 +231,22 @@ def _no_init(self: Contract) -> None:
     """A contract without `__init__` takes no arguments."""
 
 
-def _arguments(method: Any, given: Any, texts: dict[str, str]) -> dict[str, Any]:
-    wanted = parameters_of(method)
+_plans: dict[Any, Plan] = {}  # a warm instance calls its methods again
+
+
+def _plan(method: Any) -> Plan:
+    plan = _plans.get(method)
+    if plan is None:
+        returns = shape_of(_hints(method).get("return", Any))
+        plan = _plans[method] = Plan(parameters_of(method), returns)
+    return plan
+
+
+def _arguments(
+    method: Any, wanted: list[Parameter], given: Any, texts: dict[str, str]
+) -> dict[str, Any]:
+    if not wanted and not given and not texts:
+        return {}
     names = [parameter.name for parameter in wanted]
     if isinstance(given, list):
         if len(given) > len(names):
@@ -238,7 +264,9 @@ def _arguments(method: Any, given: Any, texts: dict[str, str]) -> dict[str, Any]
             elif parameter.name in texts:
                 arguments[parameter.name] = parameter.shape.parse(texts[parameter.name], where)
             elif parameter.needed:
-                raise Failed("argument", f"argument {parameter.name} is missing; {_takes(method)}")
+                raise Failed(  # noqa: TRY301
+                    "argument", f"argument {parameter.name} is missing; {_takes(method)}"
+                )
     except (Failed, MemoryError, RecursionError):
         raise
     except Exception as error:  # noqa: BLE001 - a dataclass may check its fields as it likes

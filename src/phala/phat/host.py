@@ -33,6 +33,19 @@ class Host(Protocol):
     def sha2_256(self, data: bytes, /) -> bytes: ...
 
 
+VALUE_BYTES_MAX = 1 << 20  # the engine's own limit, met here with the field's name
+
+
+class TooLarge(Exception):
+    """A value does not fit under one key."""
+
+    def __init__(self, where: str, size_bytes: int) -> None:
+        super().__init__(
+            f"{where} has {size_bytes} bytes, at most {VALUE_BYTES_MAX} fit under one key: "
+            "keep a large collection in a Map"
+        )
+
+
 class Slot:
     """Where the host of the running call stands. A guest runs one call at a time."""
 
@@ -44,6 +57,11 @@ class Slot:
         if self.host is None:
             raise RuntimeError("no call is running: the world outside is there in methods only")
         return self.host
+
+    def put(self, key: bytes, value: bytes, where: str) -> None:
+        if len(value) > VALUE_BYTES_MAX:
+            raise TooLarge(where, len(value))
+        self.get().set(key, value)
 
 
 CURRENT = Slot()

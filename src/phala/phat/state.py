@@ -137,7 +137,7 @@ class Map(Generic[K, V]):
         host_key = self._writable(key)
         where = self._where(key)
         raw = to_json(self._shape.dump(value, where))
-        CURRENT.get().set(host_key, raw)
+        CURRENT.put(host_key, raw, where)
         self._kept[str(key)] = Kept(self._shape, value, raw)
 
     def __delitem__(self, key: K) -> None:
@@ -186,9 +186,10 @@ class Map(Generic[K, V]):
         """Write the values that were changed in place."""
         for key, kept in self._kept.items():
             if kept is not None and self._shape.mutable:
-                raw = kept.changed(self._where(key))
+                where = self._where(key)
+                raw = kept.changed(where)
                 if raw is not None:
-                    CURRENT.get().set(self._writable(key), raw)
+                    CURRENT.put(self._writable(key), raw, where)
                     kept.raw = raw
 
     def _find(self, key: K) -> Kept | None:
@@ -237,7 +238,7 @@ def save(contract: Any) -> None:
                 continue
             if not CURRENT.writable:
                 raise ReadOnly(name)
-            CURRENT.get().set(name.encode(), raw)
+            CURRENT.put(name.encode(), raw, name)
 
 
 _hints: dict[type, dict[str, Any]] = {}
@@ -245,7 +246,7 @@ _hints: dict[type, dict[str, Any]] = {}
 
 def hints_of(owner: type) -> dict[str, Any]:
     if owner not in _hints:
-        found = owner.__dict__.get("__annotations__") or getattr(owner, "__annotations__", {})
+        found = getattr(owner, "__annotations__", {})
         if len(owner.__mro__) > 3 or any(type(hint) is str for hint in found.values()):
             found = typing.get_type_hints(owner)
         _hints[owner] = found

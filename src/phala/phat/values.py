@@ -88,7 +88,8 @@ class Nothing(Shape):
         if found is not None:
             raise WrongValue(where, self.name, found)
 
-    dump = load
+    def dump(self, value: Any, where: str) -> Any:
+        return self.load(value, where)
 
 
 class Scalar(Shape):
@@ -105,7 +106,8 @@ class Scalar(Shape):
             raise WrongValue(where, self.name, found)
         return found
 
-    dump = load
+    def dump(self, value: Any, where: str) -> Any:
+        return self.load(value, where)
 
     def parse(self, text: str, where: str) -> Any:
         return text if self.kind is str else super().parse(text, where)
@@ -125,7 +127,8 @@ class Real(Shape):
             raise WrongValue(where, self.name, found)
         return found
 
-    dump = load
+    def dump(self, value: Any, where: str) -> Any:
+        return self.load(value, where)
 
 
 class Octets(Shape):
@@ -245,7 +248,7 @@ class Record(Shape):
 
     def fill(self) -> None:
         hints = typing.get_type_hints(self.kind)
-        for field in fields(self.kind):  # type: ignore[arg-type]
+        for field in fields(self.kind):
             self.members[field.name] = shape_of(hints[field.name])
             if field.default is MISSING and field.default_factory is MISSING:
                 self.needed.append(field.name)

@@ -88,7 +88,7 @@ def compile_module(module: RuntimeModule) -> None:
     """Native code for this engine, made in a child under limits: a module may be a bomb."""
     ended = subprocess.run(  # noqa: S603 - ourselves
         [sys.executable, "-m", "phala.wasm.build", "--compile", str(module.path)],
-        preexec_fn=_limit,  # noqa: PLW1509 - no thread runs here
+        preexec_fn=_limit,
         capture_output=True,
         text=True,
         check=False,

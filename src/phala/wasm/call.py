@@ -14,7 +14,6 @@ from phala.wasm.job import (
     Limits,
 )
 
-
 OUT_OF_FUEL = "the call used up its fuel: do less in one call"
 
 # What a host call costs, so that work outside the guest is no free work: about its time in fuel.
@@ -161,7 +160,8 @@ class Call:
 
 
 def cut(text: str) -> str:
-    data = text.encode()
+    """As UTF-8 within the limit; a lone surrogate, which has none, becomes a question mark."""
+    data = text.encode(errors="replace")
     if len(data) <= TEXT_BYTES_MAX:
-        return text
+        return data.decode()
     return data[:TEXT_BYTES_MAX].decode(errors="ignore") + "…"

@@ -14,8 +14,20 @@ Who owns what, for that is where such a layer goes wrong:
 import ctypes
 import struct
 from collections.abc import Callable
-from ctypes import CFUNCTYPE, addressof, c_bool, c_char, c_char_p, c_int64, c_size_t, c_uint64
-from ctypes import c_void_p, cast, memmove, string_at
+from ctypes import (
+    CFUNCTYPE,
+    addressof,
+    c_bool,
+    c_char,
+    c_char_p,
+    c_int64,
+    c_size_t,
+    c_uint64,
+    c_void_p,
+    cast,
+    memmove,
+    string_at,
+)
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path

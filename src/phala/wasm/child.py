@@ -4,6 +4,7 @@ It holds replicas of contracts' states in the clear, so it is as much inside as 
 dumps, no debugger, no life after the parent.
 """
 
+import contextlib
 import ctypes
 import resource
 import signal
@@ -17,7 +18,18 @@ from typing import Final
 from phala.wasm.call import State
 from phala.wasm.engine import TICK_MS, Component, Engine
 from phala.wasm.executor import Executor, UnknownCode
-from phala.wasm.frames import Apply, Drop, NeedSource, Ready, Run, done_of, job_of, receive, send
+from phala.wasm.frames import (
+    Apply,
+    Drop,
+    Gone,
+    NeedSource,
+    Ready,
+    Run,
+    done_of,
+    job_of,
+    receive,
+    send,
+)
 from phala.wasm.job import ContractId
 
 ADDRESSES_BYTES: Final = 128 << 30  # each instance reserves 4 GiB of addresses
@@ -86,7 +98,8 @@ def main() -> None:
     with socket.socket(fileno=descriptor) as pipe:
         engine = Engine()
         executor = Executor(Component(engine, compiled), Clock(engine).watch)
-        serve(pipe, executor)
+        with contextlib.suppress(Gone):
+            serve(pipe, executor)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ Changing any of it changes what replicas compute, so it is part of `ENGINE_ID`.
 
 import hashlib
 from collections.abc import Callable
-from ctypes import addressof, byref, c_char, c_uint64, c_void_p
+from ctypes import addressof, byref, c_char, c_char_p, c_uint64, c_void_p
 from pathlib import Path
 from platform import machine
-from typing import Final
+from typing import Final, Self
 
 from phala.wasm import capi
 from phala.wasm.call import Call, Ended, cut
@@ -53,7 +53,7 @@ class Engine:
         config = capi.config_new()
         for name, value in SETTINGS:
             capi.configure(config, name, value)
-        enable = capi.function("wasmtime_config_cranelift_flag_enable", None, c_void_p, capi.c_char_p)
+        enable = capi.function("wasmtime_config_cranelift_flag_enable", None, c_void_p, c_char_p)
         for flag in CPU_FLAGS:
             enable(config, flag.encode())
         self.pointer: int = capi.engine_new(config)
@@ -115,7 +115,7 @@ class Component:
                 call = self.call
                 assert call is not None, "the guest runs, so a call does"
                 if call.ended is not None:
-                    raise call.ended
+                    raise call.ended  # noqa: TRY301
                 call.count()
                 act(call, arguments, results)
             except BaseException as error:  # noqa: BLE001 - what left here would end the process
@@ -195,7 +195,7 @@ class Instance:
             capi.store_delete(self.store)
             self.store = 0
 
-    def __enter__(self) -> "Instance":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -207,8 +207,13 @@ TRAPS: Final = (
     ("all fuel consumed", ErrorKind.FUEL, "the call used up its fuel: do less in one call"),
     ("wasm trap: interrupt", ErrorKind.TIME, "the query took too long"),
     ("call stack exhausted", ErrorKind.STACK, "the contract recursed too deep"),
-    ("out of bounds memory access", ErrorKind.STACK, "the guest left its memory: its stack is full"),
-    ("hostcall fuel", ErrorKind.OUTPUT, "too many bytes handed out of the guest at once"),
+    (
+        "out of bounds memory access",
+        ErrorKind.STACK,
+        "the guest left its memory: its stack is full",
+    ),
+    ("fuel allocated for hostcalls", ErrorKind.OUTPUT, "too many bytes leave the guest at once"),
+    ("rust_oom", ErrorKind.MEMORY, "the contract's memory is full"),
 )
 
 
@@ -216,7 +221,7 @@ def ended_of(message: str) -> Ended:
     for words, kind, text in TRAPS:
         if words in message:
             return Ended(kind, text)
-    text = "the guest broke: it asked for a file, a socket, a thread or what else is not there"
+    text = "the guest broke: its memory is full, or it asked for what is not there, as files or threads"
     return Ended(ErrorKind.TRAP, text)
 
 

@@ -26,7 +26,7 @@ WARM_USES_MAX: Final = 1_000
 # What a guest may say of itself; the rest only the engine knows.
 GUEST_KINDS: Final = frozenset({
     ErrorKind.REFUSED, ErrorKind.RAISED, ErrorKind.ARGUMENT, ErrorKind.SOURCE,
-    ErrorKind.READ_ONLY, ErrorKind.MEMORY, ErrorKind.STACK,
+    ErrorKind.READ_ONLY, ErrorKind.MEMORY, ErrorKind.STACK, ErrorKind.STATE,
 })  # fmt: skip
 
 NO_BLOCK: Final = BlockInfo(0, 0, bytes(32))

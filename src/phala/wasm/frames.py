@@ -127,6 +127,13 @@ def _frame(*kinds: type) -> Enum:
 FRAME: Final = _frame(Apply, Drop, Run, Ready, NeedSource, Done)
 
 
+class Gone(Unavailable):
+    """The other side closed the pipe."""
+
+    def __init__(self) -> None:
+        super().__init__("the other side of an engine's pipe is gone", mend="ask again")
+
+
 def send(pipe: socket.socket, frame: object) -> None:
     data = FRAME.encode(frame)
     pipe.sendall(len(data).to_bytes(4, "little") + data)
@@ -136,7 +143,7 @@ def receive(pipe: socket.socket) -> object:
     """The next frame.
 
     Raises:
-        Unavailable: the other side is gone.
+        Gone: the other side is.
         TimeoutError: as the socket was told.
         Malformed: what came is no frame.
     """
@@ -152,7 +159,7 @@ def _take(pipe: socket.socket, size_bytes: int) -> bytes:
     while at < size_bytes:
         got = pipe.recv_into(view[at:])
         if not got:
-            raise Unavailable("the engine child is gone", mend="ask again")
+            raise Gone
         at += got
     return bytes(data)
 

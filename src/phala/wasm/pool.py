@@ -16,7 +16,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final, Self
 
 from phala.codec import Malformed
 from phala.errors import Invalid, Unavailable
@@ -40,7 +40,6 @@ from phala.wasm.job import (
     BlockInfo,
     CodeId,
     ContractId,
-    ErrorKind,
     Job,
     Outcome,
 )
@@ -73,7 +72,7 @@ class Committed:
         self.version += 1
         self.recent.append(dict(changes))
 
-    def since(self, version: int | None) -> Iterator[Apply | Mapping[bytes, bytes | None]]:
+    def since(self, version: int | None) -> Iterator[Mapping[bytes, Any]]:
         """The changes after `version`, oldest first; everything where they are forgotten."""
         behind = self.version - version if version is not None else None
         if behind is None or not 0 <= behind <= len(self.recent):
@@ -102,7 +101,9 @@ class Child:
         try:
             ours.settimeout(START_SECONDS)
             if not isinstance(receive(ours), Ready):
-                raise Unavailable("an engine child did not come up", mend="see its log")
+                raise Unavailable(  # noqa: TRY301
+                    "an engine child did not come up", mend="see what it printed"
+                )
         except BaseException:
             self.kill()
             raise
@@ -296,7 +297,7 @@ class EnginePool:
         self._threads.shutdown()
         self._spawner.shutdown()
 
-    def __enter__(self) -> "EnginePool":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -326,6 +327,3 @@ def parts(changes: Mapping[bytes, bytes | None]) -> Iterator[tuple[Item, ...]]:
             yield tuple(part)
             part, size_bytes = [], 0
     yield tuple(part)
-
-
-__all__ = ["EnginePool", "ErrorKind"]
