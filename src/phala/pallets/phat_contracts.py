@@ -1,0 +1,575 @@
+"""PhalaPhatContracts: clusters, the contracts in them, and the one order of all their commands.
+
+Source: DESIGN §5, §6; ARCHITECTURE, "Keys" and "Deploy".
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Final, Protocol
+
+from phala.codec import (
+    U8,
+    U32,
+    U128,
+    Bytes,
+    Descriptor,
+    FixedBytes,
+    Malformed,
+    Reader,
+    Registry,
+    Vector,
+)
+from phala.codec.registry import Type
+from phala.frame import (
+    MICROSECOND,
+    Block,
+    Case,
+    Constant,
+    DefaultMap,
+    Hasher,
+    Origin,
+    Pallet,
+    PalletError,
+    StorageMap,
+    StorageValue,
+    call,
+    cases_type,
+    ensure_signed,
+    event,
+)
+from phala.messages.bus import (
+    AccountSender,
+    GatekeeperSender,
+    PalletSender,
+    Sender,
+    cluster_topic,
+)
+from phala.messages.calls import (
+    CALL_VERSION,
+    COMMAND_BLOCKS_MAX,
+    COMMAND_ENVELOPE,
+    CommandEnvelope,
+    code_id,
+    command_id,
+    contract_id,
+    deploy_id,
+)
+from phala.messages.payloads import cluster as payloads
+from phala.messages.payloads.cluster import (
+    ARGUMENTS_BYTES_MAX,
+    CLUSTER_PAYLOAD,
+    KIND_PY_SOURCE,
+    SEALED_COMMAND_BYTES_MAX,
+    ClusterPayload,
+    PartialGiven,
+)
+from phala.messages.payloads.enclave import ContractFailed as FailureAnnounced
+from phala.messages.payloads.enclave import ContractKeyAnnounced
+from phala.messages.state import (
+    CLUSTER_STATE,
+    CODE_BYTES_MAX,
+    CONTRACT_INFO,
+    CONTRACT_KEY,
+    STATE_VERSION,
+    ClusterState,
+    ContractInfo,
+    ContractKey,
+)
+from phala.messages.types import (
+    DESCRIPTORS,
+    CallId,
+    ClusterId,
+    CodeId,
+    ContractId,
+    Count,
+    Generation,
+    SealKey,
+    WorkerId,
+    scale,
+)
+from phala.primitives.types import ACCOUNT_ID, AccountId, Hash
+
+SENDER: Final = PalletSender(b"PhalaPhatContracts")
+FIRST_GENERATION: Final = Generation(1)
+CLUSTERS_MAX: Final = 64  # that take workers, and of one worker
+WORKERS_MAX: Final = 64  # messages.state has the same
+KEY_BYTES: Final = 32
+QUEUED, LIVE, FAILED = 0, 1, 2  # of `ContractInfo.state`
+
+
+# ---- errors
+
+
+class ClusterNotFound(PalletError):
+    """There is no such cluster: take one from `ClusterStates`."""
+
+
+class ClusterNotReady(PalletError):
+    """The cluster's keys are not given yet: wait for its workers."""
+
+
+class KindUnknown(PalletError):
+    """Contracts of this kind do not run yet: deploy Python source, kind 0."""
+
+
+class SourceEmpty(PalletError):
+    """The source is empty: give a contract."""
+
+
+class ContractExists(PalletError):
+    """The same deployment was made before: choose another salt."""
+
+
+class ContractNotFound(PalletError):
+    """There is no such contract: take one from `ContractInfos`."""
+
+
+class ContractNotLive(PalletError):
+    """The contract does not answer: wait until it is live; a failed one never is."""
+
+
+class CommandVersionUnknown(PalletError):
+    """The command is of another version: send version 1."""
+
+
+class GenerationPassed(PalletError):
+    """The command is encrypted to another generation's key: fetch the contract's present one."""
+
+
+class CommandExpired(PalletError):
+    """The command's expiry has passed: send it again with a later one."""
+
+
+class ExpiryTooFar(PalletError):
+    """The command would live too long: let it expire within 2,400 blocks."""
+
+
+class CodeChanged(PalletError):
+    """The contract's code is not what the command was written for: look at it, then send again."""
+
+
+class CommandTooLarge(PalletError):
+    """The command is too large: send less data at once."""
+
+
+class NotGatekeeper(PalletError):
+    """The sender does not hold the share that this partial is of: it must not send this."""
+
+
+class NotOfCluster(PalletError):
+    """The worker does not serve the cluster: it must not send this, or not be sent this."""
+
+
+class AlreadySettled(PalletError):
+    """The contract is live or failed already: nothing is awaited."""
+
+
+class KeyMalformed(PalletError):
+    """The signing key is not 32 bytes: send an sr25519 public key."""
+
+
+# ---- events
+
+
+@event
+class ContractQueued:
+    """A deployment is in the cluster's order."""
+
+    contract: ContractId
+    call: CallId
+    deployer: AccountId
+
+
+@event
+class ContractLive:
+    """Enough replicas announced the same keys: the contract takes commands."""
+
+    contract: ContractId
+
+
+@event
+class ContractFailed:
+    """`instantiate` did not succeed on enough replicas: the contract never comes to be."""
+
+    contract: ContractId
+
+
+@event
+class CommandQueued:
+    """A command is in the cluster's order, at this place of its topic."""
+
+    contract: ContractId
+    call: CallId
+    sender: AccountId
+    count: Count
+
+
+# ---- records
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What a replica says of a contract: keys, or None for a failure."""
+
+    worker: WorkerId
+    said: Annotated[bytes, Bytes(bytes_max=128)]
+
+
+@dataclass(frozen=True, slots=True)
+class Permission(Descriptor[AccountId | None]):
+    """Who may deploy, as `@phala/sdk` reads it: anybody, or one account."""
+
+    def write(self, out: bytearray, value: AccountId | None, /) -> None:
+        out.append(value is not None)
+        if value is not None:
+            ACCOUNT_ID.write(out, value)
+
+    def read(self, reader: Reader, /) -> AccountId | None:
+        (kind,) = reader.take(1)
+        if kind > 1:
+            raise Malformed(f"permission {kind}", offset=reader.offset - 1)
+        return ACCOUNT_ID.read(reader) if kind else None
+
+    def type_info(self, registry: Registry, /) -> Type:
+        cases = (Case("Public", 0), Case("OnlyOwner", 1, (ACCOUNT_ID,)))
+        return cases_type(("phala_pallets", "phat", "ClusterPermission"), cases, registry)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterInfo:
+    """The original's record of a cluster."""
+
+    owner: AccountId
+    permission: Annotated[AccountId | None, Permission()]
+    system_contract: Hash
+    gas_price: Annotated[int, U128]
+    deposit_per_item: Annotated[int, U128]
+    deposit_per_byte: Annotated[int, U128]
+
+
+# ---- what it needs
+
+
+class Chain(Protocol):
+    """Which chain this is."""
+
+    def genesis_hash(self) -> Hash: ...
+
+
+class Bus(Protocol):
+    """Who numbers messages."""
+
+    def push(self, topic: bytes, sender: Sender, payload: bytes) -> Count: ...
+
+
+class Gatekeeper(Protocol):
+    """A seat."""
+
+    @property
+    def period(self) -> int: ...
+    @property
+    def index(self) -> int: ...
+
+
+class Workers(Protocol):
+    """Who is registered, and who holds shares of keys."""
+
+    def seat_of(self, worker: WorkerId) -> Gatekeeper | None: ...
+    def key_threshold(self) -> int: ...
+    def runtime_id(self) -> Hash: ...
+    def show_contract_key(self, contract: ContractId, signing_key: bytes) -> None: ...
+
+
+class PhalaPhatContracts(Pallet):
+    """Clusters, the contracts in them, and the order of their commands."""
+
+    name = "PhalaPhatContracts"
+    words = DESCRIPTORS
+    cluster_states = StorageMap(
+        Hasher.BLAKE2_128_CONCAT, ClusterId, CLUSTER_STATE, doc="Who serves a cluster."
+    )
+    contract_infos = StorageMap(
+        Hasher.BLAKE2_128_CONCAT, ContractId, CONTRACT_INFO, doc="Contracts."
+    )
+    contract_keys = StorageMap(
+        Hasher.BLAKE2_128_CONCAT, ContractId, CONTRACT_KEY, doc="What commands are encrypted to."
+    )
+    codes = StorageMap(
+        Hasher.BLAKE2_128_CONCAT,
+        CodeId,
+        Bytes(bytes_max=CODE_BYTES_MAX),
+        doc="Sources, by code id.",
+    )
+    clusters = StorageMap(
+        Hasher.TWOX_64_CONCAT, ClusterId, ClusterInfo, doc="Clusters, where `@phala/sdk` looks."
+    )
+    cluster_workers: StorageMap[ClusterId, tuple[WorkerId, ...]] = StorageMap(
+        Hasher.TWOX_64_CONCAT,
+        ClusterId,
+        Vector(scale(WorkerId), items_max=WORKERS_MAX),
+        doc="Workers of a cluster, where `@phala/sdk` looks.",
+    )
+    open_clusters: StorageValue[tuple[ClusterId, ...]] = StorageValue(
+        Vector(scale(ClusterId), items_max=CLUSTERS_MAX),
+        default=(),
+        doc="Clusters with a free seat.",
+    )
+    worker_clusters: DefaultMap[WorkerId, tuple[ClusterId, ...]] = DefaultMap(
+        Hasher.BLAKE2_128_CONCAT,
+        WorkerId,
+        Vector(scale(ClusterId), items_max=CLUSTERS_MAX),
+        default=(),
+        doc="Clusters that a worker serves.",
+    )
+    partials: DefaultMap[ClusterId, tuple[int, ...]] = DefaultMap(
+        Hasher.BLAKE2_128_CONCAT,
+        ClusterId,
+        Vector(U32, items_max=WORKERS_MAX),
+        default=(),
+        doc="Shares that gave a partial of the present generation, until enough did.",
+    )
+    votes: DefaultMap[ContractId, tuple[Vote, ...]] = DefaultMap(
+        Hasher.BLAKE2_128_CONCAT,
+        ContractId,
+        Vector(scale(Vote), items_max=WORKERS_MAX),
+        default=(),
+        doc="What replicas said of a contract, until enough said the same.",
+    )
+
+    def __init__(self, block: Block, *, chain: Chain, bus: Bus, workers: Workers) -> None:
+        super().__init__(block)
+        self.chain = chain
+        self.bus = bus
+        self.workers = workers
+
+    # ---- clusters
+
+    def found(self, cluster: ClusterId, owner: AccountId, *, k: int, seats: int) -> None:
+        """Make a cluster: genesis alone does."""
+        self.cluster_states.put(
+            cluster, ClusterState(STATE_VERSION, k, seats, FIRST_GENERATION, 0, ())
+        )
+        self.clusters.put(cluster, ClusterInfo(owner, None, Hash(bytes(32)), 0, 0, 0))
+        self.cluster_workers.put(cluster, ())
+        self.open_clusters.put((*self.open_clusters.get(), cluster))
+
+    def enlist(self, worker: WorkerId) -> tuple[tuple[ClusterId, Generation], ...]:
+        """Give a registered worker a free seat, if it has none. Returns its clusters."""
+        mine, free = self.worker_clusters.get(worker), self.open_clusters.get()
+        if not mine and free:
+            self._join(free[0], worker)
+            mine = (free[0],)
+            self.worker_clusters.put(worker, mine)
+        return tuple((cluster, self._cluster(cluster).generation) for cluster in mine)
+
+    def _join(self, cluster: ClusterId, worker: WorkerId) -> None:
+        state = self._cluster(cluster)
+        workers = (*state.workers, worker)
+        self.cluster_states.put(
+            cluster,
+            replace(state, workers=workers),
+        )
+        self.cluster_workers.put(cluster, workers)
+        if len(workers) >= state.seats:
+            self.open_clusters.put(
+                tuple(each for each in self.open_clusters.get() if each != cluster)
+            )
+        self._say(cluster, SENDER, payloads.WorkerAdded(cluster, worker, state.generation))
+
+    def _cluster(self, cluster: ClusterId) -> ClusterState:
+        state = self.cluster_states.get(cluster)
+        if state is None:
+            raise ClusterNotFound
+        return state
+
+    def _contract(self, contract: ContractId) -> ContractInfo:
+        info = self.contract_infos.get(contract)
+        if info is None:
+            raise ContractNotFound
+        return info
+
+    def _say(self, cluster: ClusterId, sender: Sender, payload: ClusterPayload) -> Count:
+        return self.bus.push(cluster_topic(cluster), sender, CLUSTER_PAYLOAD.encode(payload))
+
+    # ---- what accounts ask
+
+    @call(3_000 * MICROSECOND)
+    def deploy(
+        self,
+        origin: Origin,
+        cluster: ClusterId,
+        kind: Annotated[int, U8],
+        source: Annotated[bytes, Bytes(bytes_max=CODE_BYTES_MAX)],
+        salt: Annotated[bytes, FixedBytes(32)],
+        arguments: Annotated[bytes, Bytes(bytes_max=ARGUMENTS_BYTES_MAX)],
+        reply_to: SealKey,
+    ) -> None:
+        """Put a contract into a cluster. It is live when its replicas have announced its keys."""
+        deployer = ensure_signed(origin)
+        if not self._cluster(cluster).ready:
+            raise ClusterNotReady
+        if kind != KIND_PY_SOURCE:
+            raise KindUnknown
+        if not source:
+            raise SourceEmpty
+        runtime_id = self.workers.runtime_id()
+        code = code_id(runtime_id, source)
+        contract = contract_id(deployer, code, cluster, salt)
+        if contract in self.contract_infos:
+            raise ContractExists
+        if code not in self.codes:
+            self.codes.put(code, source)
+        self.contract_infos.put(
+            contract,
+            ContractInfo(STATE_VERSION, cluster, deployer, code, kind, self.block.number, QUEUED),
+        )
+        call_id = deploy_id(self.chain.genesis_hash(), contract)
+        self._say(
+            cluster,
+            AccountSender(deployer),
+            payloads.ContractDeployed(
+                contract, call_id, deployer, code, kind, runtime_id, arguments, reply_to
+            ),
+        )
+        self.emit(ContractQueued(contract, call_id, deployer))
+
+    @call(1_000 * MICROSECOND)
+    def push_command(
+        self,
+        origin: Origin,
+        contract: ContractId,
+        command: Annotated[CommandEnvelope, COMMAND_ENVELOPE],
+    ) -> None:
+        """Put an encrypted command into the order of the contract's cluster."""
+        sender = ensure_signed(origin)
+        info = self._contract(contract)
+        if info.state != LIVE:
+            raise ContractNotLive
+        if command.version != CALL_VERSION:
+            raise CommandVersionUnknown
+        if command.generation != self._cluster(info.cluster).generation:
+            raise GenerationPassed
+        if command.expires < self.block.number:
+            raise CommandExpired
+        if command.expires > self.block.number + COMMAND_BLOCKS_MAX:
+            raise ExpiryTooFar
+        if command.code_id is not None and command.code_id != info.code_id:
+            raise CodeChanged
+        envelope = COMMAND_ENVELOPE.encode(command)
+        if len(envelope) > SEALED_COMMAND_BYTES_MAX:
+            raise CommandTooLarge
+        call_id = command_id(self.chain.genesis_hash(), contract, sender, command)
+        queued = payloads.CommandQueued(contract, call_id, sender, envelope)
+        count = self._say(info.cluster, AccountSender(sender), queued)
+        self.emit(CommandQueued(contract, call_id, sender, count))
+
+    # ---- what enclaves say
+
+    def give_partial(self, gatekeeper: WorkerId, said: PartialGiven) -> None:
+        """Pass a partial on to the cluster; its keys are ready when enough gatekeepers gave one."""
+        seat = self.workers.seat_of(gatekeeper)
+        if seat is None or (seat.period, seat.index) != (said.period, said.index):
+            raise NotGatekeeper
+        state = self._cluster(said.cluster)
+        if said.generation != state.generation:
+            raise GenerationPassed
+        if said.worker not in state.workers:
+            raise NotOfCluster
+        self._say(said.cluster, GatekeeperSender(gatekeeper), said)
+        if state.ready:
+            return
+        given = self.partials.get(said.cluster)
+        if said.index not in given:
+            given = (*given, said.index)
+        if len(given) < self.workers.key_threshold():
+            self.partials.put(said.cluster, given)
+            return
+        self.partials.delete(said.cluster)
+        self.cluster_states.put(
+            said.cluster,
+            replace(state, ready=1),
+        )
+
+    def announce_key(self, worker: WorkerId, said: ContractKeyAnnounced) -> None:
+        """Count a replica's word for a contract's keys; when k said the same, it is live."""
+        if len(said.signing_key) != KEY_BYTES:
+            raise KeyMalformed
+        words = said.generation.to_bytes(4, "little") + said.command_key + said.signing_key
+        cluster = self._cluster(self._contract(said.contract).cluster)
+        if said.generation != cluster.generation:
+            raise GenerationPassed
+
+        def settle(signers: int) -> None:
+            self.contract_keys.put(
+                said.contract,
+                ContractKey(
+                    STATE_VERSION, said.generation, said.command_key, said.signing_key, signers
+                ),
+            )
+            self.workers.show_contract_key(said.contract, said.signing_key)
+            self._settle(said.contract, LIVE)
+            self.emit(ContractLive(said.contract))
+
+        self._vote(worker, said.contract, words, settle)
+
+    def announce_failure(self, worker: WorkerId, said: FailureAnnounced) -> None:
+        """Count a replica's word that a contract failed; when k say so, it has."""
+
+        def settle(_signers: int) -> None:
+            self._settle(said.contract, FAILED)
+            self.emit(ContractFailed(said.contract))
+
+        self._vote(worker, said.contract, b"", settle)
+
+    def _vote(
+        self, worker: WorkerId, contract: ContractId, said: bytes, settle: Callable[[int], None]
+    ) -> None:
+        info = self._contract(contract)
+        cluster = self._cluster(info.cluster)
+        if worker not in cluster.workers:
+            raise NotOfCluster
+        if info.state != QUEUED:
+            raise AlreadySettled
+        others = tuple(vote for vote in self.votes.get(contract) if vote.worker != worker)
+        votes = (*others, Vote(worker, said))
+        agreed = sum(vote.said == said for vote in votes)
+        if agreed >= cluster.k:
+            self.votes.delete(contract)
+            settle(agreed)
+        else:
+            self.votes.put(contract, votes)
+
+    def _settle(self, contract: ContractId, state: int) -> None:
+        info = self._contract(contract)
+        self.contract_infos.put(contract, replace(info, state=state))
+
+    calls: ClassVar = {20: deploy, 21: push_command}  # below: the original's
+    events: ClassVar = {0: ContractQueued, 1: ContractLive, 2: ContractFailed, 3: CommandQueued}
+    errors: ClassVar = dict(
+        enumerate(
+            (
+                ClusterNotFound,
+                ClusterNotReady,
+                KindUnknown,
+                SourceEmpty,
+                ContractExists,
+                ContractNotFound,
+                ContractNotLive,
+                CommandVersionUnknown,
+                GenerationPassed,
+                CommandExpired,
+                ExpiryTooFar,
+                CodeChanged,
+                CommandTooLarge,
+                NotGatekeeper,
+                NotOfCluster,
+                AlreadySettled,
+                KeyMalformed,
+            )
+        )
+    )
+    constants: ClassVar = (
+        Constant(
+            "CommandBlocksMax", U32, COMMAND_BLOCKS_MAX, "How far ahead a command may expire."
+        ),
+    )

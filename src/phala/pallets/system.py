@@ -1,0 +1,194 @@
+"""System: accounts, the block being made, and what happened in it."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Final
+
+from phala.codec import U32, Bytes, Compact, Text, Vector
+from phala.crypto.hashes import blake2_256
+from phala.frame import (
+    ACCOUNT_INFO,
+    DISPATCH_ERROR,
+    DISPATCH_INFO,
+    MICROSECOND,
+    NO_ACCOUNT,
+    AccountInfo,
+    Constant,
+    DefaultMap,
+    Described,
+    DispatchError,
+    DispatchInfo,
+    EventRecords,
+    Hasher,
+    Origin,
+    Pallet,
+    StorageOption,
+    StorageValue,
+    call,
+    ensure_signed,
+    event,
+)
+from phala.primitives.header import DIGEST_ITEM, DIGEST_ITEMS_MAX, DigestItem
+from phala.primitives.types import BLOCK_NUMBER, AccountId, BlockNumber, Hash, scale
+
+BLOCK_HASH_COUNT: Final = 4096  # blocks whose hash is known: the longest era of a transaction
+REMARK_BYTES_MAX: Final = 1024 * 1024
+NO_HASH: Final = Hash(bytes(32))
+
+
+@event
+class ExtrinsicSuccess:
+    """An extrinsic completed."""
+
+    dispatch_info: Annotated[DispatchInfo, DISPATCH_INFO]
+
+
+@event
+class ExtrinsicFailed:
+    """An extrinsic was paid for and did nothing else."""
+
+    dispatch_error: Annotated[DispatchError, DISPATCH_ERROR]
+    dispatch_info: Annotated[DispatchInfo, DISPATCH_INFO]
+
+
+@event
+class NewAccount:
+    """An account exists from now on."""
+
+    account: AccountId
+
+
+@event
+class KilledAccount:
+    """An account had less than the existential deposit and is gone."""
+
+    account: AccountId
+
+
+@event
+class Remarked:
+    """Somebody left a remark."""
+
+    sender: AccountId
+    hash: Hash
+
+
+@dataclass(frozen=True, slots=True)
+class LastRuntimeUpgradeInfo:
+    spec_version: Annotated[int, Compact(U32)]
+    spec_name: Annotated[str, Text(bytes_max=32)]
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    logs: Annotated[tuple[DigestItem, ...], Vector(DIGEST_ITEM, items_max=DIGEST_ITEMS_MAX)]
+
+
+DIGEST: Final = Described(("sp_runtime", "generic", "digest", "Digest"), scale(Digest))
+
+
+class System(Pallet):
+    """Accounts, the block being made, and what happened in it."""
+
+    name = "System"
+    account = DefaultMap(
+        Hasher.BLAKE2_128_CONCAT,
+        AccountId,
+        ACCOUNT_INFO,
+        default=NO_ACCOUNT,
+        doc="All that is known of an account.",
+    )
+    extrinsic_count = StorageOption(U32, doc="Extrinsics applied; empty between blocks.")
+    block_hash = DefaultMap(
+        Hasher.TWOX_64_CONCAT,
+        BLOCK_NUMBER,
+        Hash,
+        default=NO_HASH,
+        doc="Hashes of genesis and of the last `BlockHashCount` blocks.",
+    )
+    number = StorageValue(BLOCK_NUMBER, default=BlockNumber(0), doc="The block being made.")
+    parent_hash = StorageValue(Hash, default=NO_HASH, doc="The hash of the block before.")
+    digest = StorageValue(DIGEST, default=Digest(()), doc="The block's digest.")
+    event_records = StorageValue(
+        EventRecords(), default=b"\0", doc="What happened in the block.", name="Events"
+    )
+    event_count = StorageValue(U32, default=0, doc="How many events the block has.")
+    last_runtime_upgrade = StorageOption(
+        LastRuntimeUpgradeInfo, doc="The runtime that made the latest change of code."
+    )
+
+    def initialize(self, parent: Hash, logs: tuple[DigestItem, ...]) -> None:
+        """Begin a block: `self.block.number` is its height."""
+        number = self.block.number
+        self.number.put(number)
+        self.parent_hash.put(parent)
+        self.block_hash.put(BlockNumber(number - 1), parent)
+        forgotten = number - 1 - BLOCK_HASH_COUNT
+        if forgotten > 0:  # genesis stays
+            self.block_hash.delete(BlockNumber(forgotten))
+        self.block.logs.extend(logs)
+
+    def finalize(self, events: bytes) -> tuple[DigestItem, ...]:
+        """End a block. Returns its digest."""
+        self.event_records.put(events)
+        self.event_count.put(len(self.block.events))
+        logs = tuple(self.block.logs)
+        self.digest.put(Digest(logs))
+        return logs
+
+    def genesis_hash(self) -> Hash:
+        return self.block_hash.get(BlockNumber(0))
+
+    def hash_of(self, number: BlockNumber) -> Hash | None:
+        """The hash of a block before this one; None for one that is forgotten or to come."""
+        found = self.block_hash.get(number)
+        return None if found == NO_HASH else found
+
+    # ---- accounts, for Balances
+
+    def account_of(self, who: AccountId) -> AccountInfo:
+        return self.account.get(who)
+
+    def keep(self, who: AccountId, info: AccountInfo) -> None:
+        """Store an account that exists already."""
+        self.account.put(who, info)
+
+    def create(self, who: AccountId, info: AccountInfo) -> None:
+        self.account.put(who, info)
+        self.emit(NewAccount(who))
+
+    def kill(self, who: AccountId) -> None:
+        self.account.delete(who)
+        self.emit(KilledAccount(who))
+
+    # ---- calls
+
+    @call(20 * MICROSECOND)
+    def remark(
+        self,
+        origin: Origin,
+        remark: Annotated[bytes, Bytes(bytes_max=REMARK_BYTES_MAX)],  # noqa: ARG002 - only carried
+    ) -> None:
+        """Carry some bytes in a block and do nothing."""
+        ensure_signed(origin)
+
+    @call(200 * MICROSECOND)
+    def remark_with_event(
+        self, origin: Origin, remark: Annotated[bytes, Bytes(bytes_max=REMARK_BYTES_MAX)]
+    ) -> None:
+        """Carry some bytes in a block and emit their hash."""
+        sender = ensure_signed(origin)
+        self.emit(Remarked(sender, Hash(blake2_256(remark))))
+
+    calls: ClassVar = {0: remark, 7: remark_with_event}
+    events: ClassVar = {
+        0: ExtrinsicSuccess,
+        1: ExtrinsicFailed,
+        3: NewAccount,
+        4: KilledAccount,
+        5: Remarked,
+    }
+    constants: ClassVar = (
+        Constant(
+            "BlockHashCount", BLOCK_NUMBER, BLOCK_HASH_COUNT, "How many block hashes are kept."
+        ),
+    )
