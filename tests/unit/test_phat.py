@@ -55,7 +55,9 @@ class Ledger(Contract):
         return len(self.names)
 
     @command
-    def put(self, blob: bytes, ratio: float = 1.5, *, many: dict[str, list[int]] | None = None) -> bytes:
+    def put(
+        self, blob: bytes, ratio: float = 1.5, *, many: dict[str, list[int]] | None = None
+    ) -> bytes:
         self.blob, self.ratio = blob, ratio
         return sha2_256(blob)
 
@@ -234,8 +236,8 @@ def test_a_query_cannot_write(ledger: Deployed, method: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "method", "args", "says"),
     [
-        ("command", "note", {"key": 1, "note": {"text": ""}}, "argument key: expected str, got int 1"),
-        ("command", "note", {"key": "a"}, "argument note is missing; note takes key: str, note: Note"),
+        ("command", "note", {"key": 1, "note": {"text": ""}}, "key: expected str, got int 1"),
+        ("command", "note", {"key": "a"}, "note is missing; note takes key: str, note: Note"),
         ("command", "note", {"key": "a", "note": {}}, "expected Note, got no field 'text'"),
         ("command", "note", {"key": "a", "note": {"text": "", "x": 1}}, "an unknown field 'x'"),
         ("command", "note", {"key": "a", "note": {"text": 1}}, "argument note.text: expected str"),
@@ -244,7 +246,7 @@ def test_a_query_cannot_write(ledger: Deployed, method: str) -> None:
         ("command", "put", {"blob": "0xzz"}, "expected bytes as 0x…"),
         ("command", "put", {"blob": "0x", "ratio": "1"}, "expected float, got str '1'"),
         ("command", "put", {"blob": "0x", "ratio": True}, "expected float, got bool True"),
-        ("command", "put", {"blob": "0x", "many": {"a": [1, "b"]}}, "argument many['a'][1]: expected int"),
+        ("command", "put", {"blob": "0x", "many": {"a": [1, "b"]}}, "many['a'][1]: expected int"),
         ("query", "join", {"name": "a"}, "Ledger.join is a command, not a query"),
         ("command", "vanish", {}, "has no command 'vanish'; it has: badly, drop"),
         ("command", "__init__", {}, "has no command '__init__'"),
@@ -302,7 +304,7 @@ def test_caller_and_block_are_there(ledger: Deployed) -> None:
     ("source", "says"),
     [
         (b"x = 1", "found: none"),
-        (b"from phat import Contract\nclass A(Contract): ...\nclass B(Contract): ...", "found: A, B"),
+        (b"from phat import *\nclass A(Contract): ...\nclass B(Contract): ...", "found: A, B"),
         (b"def (", "invalid syntax (contract.py line 1)"),
         (b"\xff", "not UTF-8 at byte 0"),
         (b"1/0", "ZeroDivisionError: division by zero (contract.py line 1)"),

@@ -16,8 +16,6 @@ import time
 from pathlib import Path
 from typing import Final
 
-import click
-
 from phala.crypto.hashes import blake2_256
 from phala.errors import Unavailable
 from phala.wasm.engine import ENGINE_ID, Engine
@@ -146,22 +144,28 @@ class step:  # noqa: N801 - reads as a statement
         self.started = time.monotonic()
 
     def __enter__(self) -> None:
-        click.echo(f"{self.what} ...", nl=False)
+        say(f"{self.what} ...")
 
     def __exit__(self, *failed: object) -> None:
         seconds = time.monotonic() - self.started
-        click.echo(" failed" if failed[0] else f" {seconds:.0f} s")
+        say(" failed\n" if failed[0] else f" {seconds:.0f} s\n")
 
 
-@click.command()
-@click.option("--compile", "path", type=click.Path(path_type=Path), hidden=True)
-def main(*, path: Path | None) -> None:
-    """Build the Python runtime module, if it is not there, and print where it is."""
-    if path:
-        _compile_here(path)
-        return
-    module = ensure_runtime()
-    click.echo(f"runtime {module.runtime_id.hex()[:16]} {module.path}")
+def say(text: str) -> None:
+    # Not click: whatever this room imports is in the trusted computing base.
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case ["--compile", path]:
+            _compile_here(Path(path))
+        case []:
+            module = ensure_runtime()
+            say(f"runtime {module.runtime_id.hex()[:16]} in {module.path.parent}\n")
+        case _:
+            sys.exit("usage: python -m phala.wasm.build")
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ def ended_of(message: str) -> Ended:
     for words, kind, text in TRAPS:
         if words in message:
             return Ended(kind, text)
-    text = "the guest broke: its memory is full, or it asked for what is not there, as files or threads"
+    text = "the guest broke: its memory is full, or it asked for what is not there, as files"
     return Ended(ErrorKind.TRAP, text)
 
 
