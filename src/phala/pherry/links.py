@@ -4,7 +4,7 @@ from typing import Any, Final, assert_never
 
 import httpx
 
-from phala.codec import Bytes, Malformed, Reader
+from phala.codec import Malformed
 from phala.crypto.hashes import blake2_256
 from phala.errors import Unavailable
 from phala.messages.bus import PAYLOAD_BYTES_MAX
@@ -12,7 +12,6 @@ from phala.messages.host import (
     FRAME_BYTES_MAX,
     HOST_REPLY,
     HOST_REQUEST,
-    JUSTIFICATION_BYTES_MAX,
     FinalizedHeader,
     HostReply,
     HostRequest,
@@ -35,9 +34,9 @@ from phala.primitives.types import BlockNumber, Hash
 from phala.sdk.chain import ChainClient, header_bytes
 from phala.sdk.extrinsic import bare_extrinsic
 from phala.sdk.inclusion import header_number
+from phala.sdk.light import fetch_finalized, prove_finality
 from phala.sdk.rpc import RpcRefused, bytes_of, hex_of
 
-GRANDPA: Final = list(b"FRNK")
 ENVELOPE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 4096
 WORKER_TIMEOUT_S: Final = 60.0  # a feed of many commands is executed before it is answered
 ALREADY_IMPORTED: Final = 1013
@@ -94,17 +93,7 @@ class NodeLink:
         self._client = client
 
     async def fetch_block(self, block: Hash) -> FinalizedHeader:
-        answer = await self._client.rpc.call("chain_getBlock", hex_of(block))
-        try:
-            header, justifications = answer["block"]["header"], answer["justifications"]
-            found = [proof for engine, proof in justifications or [] if _engine(engine) == GRANDPA]
-        except (TypeError, KeyError, ValueError):
-            raise Unavailable("the node answered no block", mend="ask another node") from None
-        if not found:
-            raise Unavailable(
-                f"block 0x{block.hex()} has no justification yet", mend="wait for the next one"
-            )
-        return FinalizedHeader(header_bytes(header), _octets(found[0]))
+        return await fetch_finalized(self._client, block)
 
     async def block_at(self, number: BlockNumber) -> Head:
         found = await self._client.block_hash(number)
@@ -113,21 +102,7 @@ class NodeLink:
         return Head(number, Hash(found))
 
     async def prove_finality(self, number: BlockNumber) -> tuple[BlockNumber, FinalizedHeader]:
-        """Source: the `sc-consensus-grandpa` crate, `FinalityProof`."""
-        answer = await self._client.rpc.call("grandpa_proveFinality", number)
-        reader = Reader(bytes_of(answer))
-        try:
-            block = Hash(reader.take(32))
-            justification = Bytes(bytes_max=JUSTIFICATION_BYTES_MAX).read(reader)
-        except Malformed as error:
-            raise Unavailable(
-                f"the node's finality proof is broken: {error.what}", mend="ask another node"
-            ) from None
-        header = await self._client.header(block)
-        return (
-            BlockNumber(header_number(header)),
-            FinalizedHeader(header_bytes(header), justification),
-        )
+        return await prove_finality(self._client, number)
 
     async def fetch_state(
         self, block: Hash, keys: tuple[bytes, ...]
@@ -210,17 +185,3 @@ def _value(value: Any) -> bytes | None:
     if isinstance(value, RpcRefused):
         raise value
     return None if value is None else bytes_of(value)
-
-
-def _engine(value: Any) -> list[int]:
-    return list(bytes_of(value)) if isinstance(value, str) else list(value)
-
-
-def _octets(value: Any) -> bytes:
-    """Bytes as a list of numbers, or as hex."""
-    if isinstance(value, str):
-        return bytes_of(value)
-    try:
-        return bytes(value)
-    except (TypeError, ValueError):
-        raise Unavailable("the node's justification is broken", mend="ask another node") from None

@@ -68,6 +68,7 @@ from phala.messages.types import (
 from phala.primitives.types import AccountId, BlockNumber, Hash, Moment
 from phala.sdk.keyring import Keypair, KeyType, random_pair
 
+NO_COUNT: Final = Count(0)
 SESSION_MS: Final = 30 * 60 * 1000  # how long a session key speaks for its account
 SESSION_LEFT_MS_MIN: Final = 5 * 60 * 1000  # a new one is made before the old one ends
 
@@ -160,7 +161,7 @@ class Place:
     height: BlockNumber
     block_hash: Hash
     now: Moment
-    count: Count = Count(0)
+    count: Count = NO_COUNT
 
 
 @dataclass(frozen=True, slots=True)

@@ -272,6 +272,11 @@ class Metadata:
         info, case = self._call(pallet, name)
         return bytes([info.index, case.index])
 
+    def call_fields(self, pallet: str, name: str) -> tuple[str, ...]:
+        """The names of a call's arguments, in order."""
+        _, case = self._call(pallet, name)
+        return tuple(field.name or str(place) for place, field in enumerate(case.fields))
+
     def _call(self, pallet: str, name: str) -> tuple[PalletInfo, Case]:
         info = self._pallet(pallet)
         known = self._cases(_present(info.calls, f"{pallet} has no calls"))
