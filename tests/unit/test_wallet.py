@@ -35,9 +35,8 @@ def made(*arguments: str, given: str = "") -> dict[str, Any]:
     return document
 
 
-def place(tmp_path: Path, *, dev: bool) -> Place:
-    trust = {"policy": "dev"} if dev else None
-    return Place(NetworkFiles(tmp_path), "ws://127.0.0.1:1", None, trust)
+def place(tmp_path: Path, *, own: bool) -> Place:
+    return Place(NetworkFiles(tmp_path), ("ws://127.0.0.1:1",), None, own=own)
 
 
 def test_a_new_account_is_a_keystore_that_its_password_opens(tmp_path: Path) -> None:
@@ -47,7 +46,7 @@ def test_a_new_account_is_a_keystore_that_its_password_opens(tmp_path: Path) -> 
     assert Path(account["keystore"]) == path
     assert path.stat().st_mode & 0o077 == 0
     assert len(account["phrase"].split()) == 12
-    signer = signer_of(place(tmp_path, dev=False), None, "bob-2")
+    signer = signer_of(place(tmp_path, own=False), None, "bob-2")
     assert signer.address == account["address"]
 
 
@@ -65,7 +64,7 @@ def test_a_keystore_without_a_password_opens_without_one(
     monkeypatch.delenv("PHALA_PASSWORD")
     account = made("new", "open", "--no-password")
 
-    assert signer_of(place(tmp_path, dev=False), None, "open").address == account["address"]
+    assert signer_of(place(tmp_path, own=False), None, "open").address == account["address"]
 
 
 def test_an_exported_keystore_is_taken_in_under_another_name(tmp_path: Path) -> None:
@@ -82,7 +81,7 @@ def test_another_password_does_not_open_it(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PHALA_PASSWORD", "battery staple")
 
     with pytest.raises(Refused, match="password"):
-        signer_of(place(tmp_path, dev=False), None, "mine")
+        signer_of(place(tmp_path, own=False), None, "mine")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "Alice", "alice", "x" * 65, "-x"])
@@ -118,12 +117,12 @@ def test_garbage_is_no_keystore(tmp_path: Path, content: bytes) -> None:
 
 
 def test_who_signs(tmp_path: Path) -> None:
-    assert signer_of(place(tmp_path, dev=True), "Bob", None) == dev_pair("Bob")
-    assert signer_of(place(tmp_path, dev=True), None, None) == ALICE
+    assert signer_of(place(tmp_path, own=True), "Bob", None) == dev_pair("Bob")
+    assert signer_of(place(tmp_path, own=True), None, None) == ALICE
     with pytest.raises(Refused, match="nobody is named"):
-        signer_of(place(tmp_path, dev=False), None, None)
+        signer_of(place(tmp_path, own=False), None, None)
     with pytest.raises(Invalid, match="both"):
-        signer_of(place(tmp_path, dev=True), "Bob", "mine")
+        signer_of(place(tmp_path, own=True), "Bob", "mine")
 
 
 def test_an_account_by_address_by_name_and_of_development() -> None:

@@ -19,14 +19,14 @@ from phala.sdk.chain import ChainClient
 @network_options
 @json_option
 def balance(
-    *, who: str, folder: Path | None, url: str | None, worker: str | None, as_json: bool
+    *, who: str, folder: Path | None, urls: tuple[str, ...], worker: str | None, as_json: bool
 ) -> None:
     """Show what an account has: an SS58 address, an account's name, or Alice … Ferdie.
 
     Example: phala balance Alice
     """
     account = account_of(who)
-    found = asyncio.run(_fetch(place_of(folder, url, worker).node, account))
+    found = asyncio.run(_fetch(place_of(folder, urls, worker).nodes[0], account))
     data = found["data"]
     address = encode_ss58(account)
     lines = [address, f"free      {pha(data['free'])}"]

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from phala.devnet.files import NetworkFiles, default_folder, load_document
+from phala.devnet.files import NetworkFiles, default_folder
 from phala.errors import Invalid
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -19,8 +19,13 @@ DEV_NAMES: Final = ("Alice", "Bob", "Charlie", "Dave", "Eve", "Ferdie")
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object, for programs."
 )
-wait_option = click.option(
-    "--wait/--no-wait", default=True, help="Wait for the outcome, and exit by it."
+timeout_option = click.option(
+    "--timeout",
+    "timeout_s",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 3_600),
+    help="Seconds to wait.",
 )
 receipt_option = click.option(
     "--receipt",
@@ -43,9 +48,12 @@ def network_options(function: F) -> F:
     function = click.option("--worker", help="A worker's address, instead of the network's own.")(
         function
     )
-    function = click.option("--url", help="A node's address, instead of the network's own.")(
-        function
-    )
+    function = click.option(
+        "--url",
+        "urls",
+        multiple=True,
+        help="A node's address, instead of the network's own; two of them outside `dev`.",
+    )(function)
     return dir_option(function)
 
 
@@ -77,30 +85,29 @@ def argument_options(function: F) -> F:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A network as a command reaches it. `files` are there for a network of this machine."""
+    """A network as a command reaches it."""
 
     files: NetworkFiles
-    node: str
+    nodes: tuple[str, ...]  # at least one
     worker: str | None
-    trust: dict[str, Any] | None  # this machine wrote the genesis
+    own: bool  # the folder's network, which this machine started
 
 
 def files_at(folder: Path | None) -> NetworkFiles:
     return NetworkFiles((folder or default_folder()).expanduser().absolute())
 
 
-def place_of(folder: Path | None, url: str | None, worker: str | None) -> Place:
+def place_of(folder: Path | None, urls: tuple[str, ...], worker: str | None) -> Place:
     """Where the options lead.
 
     Raises:
         NotRunning: no addresses are given, and the folder's network is not running.
     """
     files = files_at(folder)
-    trust = load_document(files.trust) if files.trust.exists() else None
-    if url:
-        return Place(files, url, worker, trust)
+    if urls:
+        return Place(files, urls, worker, own=False)
     running = files.load_running()
-    return Place(files, running["node"], worker or running["worker"], trust)
+    return Place(files, (running["node"],), worker or running["worker"], own=True)
 
 
 def arguments_of(pairs: tuple[str, ...], document: str | None) -> dict[str, Any]:

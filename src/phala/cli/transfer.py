@@ -28,7 +28,7 @@ def transfer(
     account: str | None,
     wait: bool,
     folder: Path | None,
-    url: str | None,
+    urls: tuple[str, ...],
     worker: str | None,
     as_json: bool,
 ) -> None:
@@ -36,12 +36,12 @@ def transfer(
 
     Example: phala transfer Bob 12.5 --dev Alice
     """
-    place = place_of(folder, url, worker)
+    place = place_of(folder, urls, worker)
     receiver, plancks = account_of(to), plancks_of(amount)
     signer = signer_of(place, dev, account)
     call = Call("Balances", "transfer_keep_alive", {"dest": {"Id": receiver}, "value": plancks})
     with waiting("waiting for the transfer to be finalized", quiet=as_json):
-        done = asyncio.run(_send(place.node, call, signer, wait=wait))
+        done = asyncio.run(_send(place.nodes[0], call, signer, wait=wait))
     sent = f"{pha(plancks)} from {signer.address} to {encode_ss58(receiver)}"
     document: dict[str, object] = {
         "from": signer.address,

@@ -142,7 +142,7 @@ def signer_of(place: Place, dev: str | None, account: str | None) -> Keypair:
         return dev_pair(dev)
     if account:
         return unlock(load_stored(account).document, account)
-    if place.trust is not None and place.trust.get("policy") == "dev":
+    if place.own:
         return dev_pair(DEFAULT_DEV)
     raise Refused(
         "nobody is named to sign, and this is no network of this machine",

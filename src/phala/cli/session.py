@@ -1,0 +1,119 @@
+"""A network that a command talks to, judged by what this machine believes of its genesis."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from phala.cli.options import Place
+from phala.cli.render import pha
+from phala.devnet.files import home, save_bytes
+from phala.errors import Invalid, PhalaError, Refused, Unavailable
+from phala.messages.calls import ERROR_ARGUMENTS, ERROR_CODE, ERROR_TIME
+from phala.primitives.types import Hash
+from phala.sdk.calls import Answer, CallFailed
+from phala.sdk.chain import ChainClient, Submitted
+from phala.sdk.light import load_light_start
+from phala.sdk.sync import Phala
+from phala.sdk.trust import Trust, find_trust, load_trust
+
+
+class CallInvalid(Invalid):
+    """The call can never be right: no such method, other arguments, a source that does not load."""
+
+
+class CallLate(Unavailable):
+    """The call took longer than it may here and now."""
+
+
+FAMILY: Final[dict[int, type[PhalaError]]] = {
+    ERROR_ARGUMENTS: CallInvalid,
+    ERROR_CODE: CallInvalid,
+    ERROR_TIME: CallLate,
+}
+
+
+def trust_of(place: Place) -> Trust:
+    """What this machine believes: of its own network what it wrote down itself, of others what
+    somebody put into `$PHALA_HOME/trust`, else the production policy."""
+    if place.own:
+        return load_trust(place.files.trust)
+    genesis = asyncio.run(_fetch_genesis(place.nodes[0]))
+    return find_trust(genesis, home(), network=place.files.folder)
+
+
+async def _fetch_genesis(url: str) -> Hash:
+    async with ChainClient(url) as chain:
+        return await chain.genesis()
+
+
+@contextmanager
+def connected(place: Place) -> Iterator[Phala]:
+    """The network, followed from its genesis."""
+    if place.worker is None:
+        raise Invalid("no worker is named", mend="name one with --worker http://HOST:PORT")
+    trust = trust_of(place)
+    began = load_light_start(place.files.light, trust.genesis) if place.own else None
+    with Phala.connect(place.nodes, place.worker, trust, began=began) as network:
+        yield network
+
+
+def value_of(answer: Answer) -> Any:
+    """The result. A call that failed is raised in the family of who can mend it."""
+    try:
+        return answer.value()
+    except CallFailed as failed:
+        family = FAMILY.get(failed.kind, Refused)
+        if family is Refused:
+            raise
+        raise family(failed.what, mend=failed.mend) from None
+
+
+def save_receipt(phala: Phala, answer: Answer, path: Path | None) -> str | None:
+    """Write the bundle that `phala verify` takes; where it went."""
+    if path is None:
+        return None
+    bundle = phala.collect_bundle(answer)
+    try:
+        save_bytes(path.absolute(), bundle.encode())
+    except OSError as error:
+        raise Refused(f"{path} cannot be written: {error}", mend="name another file") from None
+    return str(path)
+
+
+def placed(submitted: Submitted) -> dict[str, Any]:
+    """Where an extrinsic stands, for programs."""
+    return {
+        "extrinsic": "0x" + submitted.hash.hex(),
+        "block": "0x" + submitted.block_hash.hex(),
+        "number": submitted.number,
+        "index": submitted.index,
+        "fee_plancks": str(submitted.fee),
+    }
+
+
+def placed_text(submitted: Submitted) -> str:
+    return f"block {submitted.number}, fee {pha(submitted.fee)}"
+
+
+def answered(answer: Answer) -> dict[str, Any]:
+    """What an answer's receipt says, for programs."""
+    body = answer.receipt.body
+    return {
+        "call": "0x" + body.call.hex(),
+        "code_id": "0x" + body.code_id.hex(),
+        "worker": "0x" + body.worker.hex(),
+        "height": body.height,
+        "count": body.count,
+        "fuel_class": answer.outcome.fuel_class,
+        "events": [
+            {"name": event.name, "data": json.loads(event.data)} for event in answer.outcome.events
+        ],
+    }
+
+
+def result_text(value: Any) -> str:
+    """A result for people: text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
