@@ -69,7 +69,7 @@ RETRY_S: Final = 10.0  # for a worker that is some blocks behind its client
 RETRY_PAUSE_S: Final = 0.02
 VERIFY_AGAIN_MS: Final = 60_000  # block time for which a verdict is kept
 PLACE_KEPT_S: Final = 1.0  # a query may name a finalized block this old
-SALT_BYTES: Final = 16
+SALT_BYTES: Final = 32
 STATE_LIVE: Final = 1
 STATE_FAILED: Final = 2
 
@@ -449,7 +449,8 @@ class Network:
         code = source.encode() if isinstance(source, str) else source
         body = encode_arguments(arguments or {})
         cluster = cluster or await self.first_cluster()
-        salt = secrets.token_bytes(SALT_BYTES) if salt is None else salt
+        salt = secrets.token_bytes(SALT_BYTES) if salt is None else salt  # 32 bytes
+        await self._until_ready(cluster, timeout_s)
         place = await self.place()
         verified = await self._worker_at(place.now)
         code_hash = code_id(verified.info.runtime_id, code)
@@ -467,6 +468,17 @@ class Network:
         await self._until_live(contract, timeout_s)
         return Deployed(contract, code_hash, cluster, submitted, answer)
 
+    async def _until_ready(self, cluster: ClusterId, timeout_s: float) -> None:
+        """Until the cluster's workers have its keys: some blocks after the network was started."""
+        deadline = time.monotonic() + timeout_s
+        while not (await self.cluster_state(cluster)).ready:
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"the cluster 0x{cluster.hex()} has no keys yet",
+                    mend="see whether its worker and pherry run, then ask again",
+                )
+            await asyncio.sleep(RETRY_PAUSE_S)
+
     async def _until_live(self, contract: ContractId, timeout_s: float) -> None:
         """Until commands can be encrypted to it: the chain has its keys, finally."""
         deadline = time.monotonic() + timeout_s
@@ -478,7 +490,7 @@ class Network:
                 raise Refused(
                     f"the contract 0x{contract.hex()} failed to start", mend="read its outcome"
                 )
-            await asyncio.sleep(5 * RETRY_PAUSE_S)
+            await asyncio.sleep(RETRY_PAUSE_S)
         raise Unavailable(
             f"the contract 0x{contract.hex()} is not live yet", mend="ask again in some seconds"
         )

@@ -243,7 +243,8 @@ class Rpc:
             return
         call_id = message.get("id")
         future = self._pending.get(call_id) if isinstance(call_id, int) else None
-        if future is not None and not future.done():
+        answered = "result" in message or "error" in message
+        if answered and future is not None and not future.done():
             future.set_result(message)
 
     def _notify(self, sub_id: str, value: Json) -> None:
