@@ -159,7 +159,7 @@ def test_a_missing_piece_is_refused() -> None:
         refused("state", replace(BUNDLE, proof=proof))
     for headers in ((), BUNDLE.headers[1:]):
         refused("finality", replace(BUNDLE, headers=headers))
-    refused("state", replace(BUNDLE, headers=BUNDLE.headers[:-1]))
+    refused("block", replace(BUNDLE, headers=BUNDLE.headers[:-1]))  # before the receipt
 
 
 def test_a_proof_with_something_else_in_it_is_refused() -> None:
