@@ -7,8 +7,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
-from phala.codec import Bytes, Descriptor, FixedBytes, Malformed, OutOfRange, Reader, Registry
-from phala.codec.registry import Field, Type, TypeDefCompact, TypeDefTuple, TypeDefVariant, Variant
+from phala.codec import UNIT, Bytes, Descriptor, FixedBytes, Malformed, OutOfRange, Reader, Registry
+from phala.codec.registry import Field, Type, TypeDefCompact, TypeDefVariant, Variant
 from phala.errors import Invalid
 from phala.primitives.types import ACCOUNT_ID, AccountId
 
@@ -107,20 +107,6 @@ class MultiSignature:
 
 
 @dataclass(frozen=True, slots=True)
-class UnitDescriptor(Descriptor[tuple[()]]):
-    """Nothing: `()`."""
-
-    def write(self, out: bytearray, value: tuple[()], /) -> None:
-        """No bytes."""
-
-    def read(self, _reader: Reader, /) -> tuple[()]:
-        return ()
-
-    def type_info(self, _registry: Registry, /) -> Type:
-        return Type(TypeDefTuple(()))
-
-
-@dataclass(frozen=True, slots=True)
 class CompactUnit(Descriptor[bytes]):
     """`Compact<()>`, the index of an account where no account has an index: no bytes."""
 
@@ -166,7 +152,6 @@ class _Kinds(Descriptor[T]):
 
 
 RAW_BYTES_MAX: Final = 128
-UNIT: Final = UnitDescriptor()
 _BYTES_32: Final[FixedBytes[bytes]] = FixedBytes(32)
 _BYTES_20: Final[FixedBytes[bytes]] = FixedBytes(20)
 _BYTES_64: Final[FixedBytes[bytes]] = FixedBytes(64)
