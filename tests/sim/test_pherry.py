@@ -107,7 +107,7 @@ class Chain:
 
     def build(self, messages: list[tuple[bytes, bytes]]) -> None:
         number = len(self.counts)
-        kept = []
+        kept: list[SignedRegistration | SignedMessage] = []
         for each in self.pool:
             if isinstance(each, SignedRegistration):
                 if self.registered_in is None:
@@ -222,7 +222,8 @@ class Enclave:
         if not self.height < target < len(self.chain.counts):
             return Failure(1, "Refused", f"no block {target}", "")
         proven = self.chain.counts[target]
-        counts, fresh = dict(self.counts), []
+        counts = dict(self.counts)
+        fresh: list[bytes] = []
         heads = dict(self.heads)
         for batch in feed.batches:
             if batch.topic in counts and batch.start == counts[batch.topic]:
