@@ -135,6 +135,9 @@ TRIE_ERRORS: Final = Choice(
 )
 
 
+ERROR_BYTES: Final[FixedBytes[bytes]] = FixedBytes(4)
+
+
 @dataclass(frozen=True, slots=True)
 class ModuleErrorDescriptor(Descriptor[bytes]):
     def write(self, out: bytearray, value: bytes, /) -> None:
@@ -147,9 +150,7 @@ class ModuleErrorDescriptor(Descriptor[bytes]):
     def type_info(self, registry: Registry, /) -> Type:
         fields = (
             Field("index", registry.id_of(U8), "u8"),
-            Field(
-                "error", registry.id_of(FixedBytes[bytes](4)), "[u8; MAX_MODULE_ERROR_ENCODED_SIZE]"
-            ),
+            Field("error", registry.id_of(ERROR_BYTES), "[u8; MAX_MODULE_ERROR_ENCODED_SIZE]"),
         )
         return Type(TypeDefComposite(fields), ("sp_runtime", "ModuleError"))
 

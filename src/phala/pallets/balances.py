@@ -139,16 +139,25 @@ class Balances(Pallet):
     def free(self, who: AccountId) -> Balance:
         return self.accounts.account_of(who).data.free
 
+    def ensure_withdrawable(self, who: AccountId, amount: Balance) -> Balance:
+        """What `withdraw` would leave.
+
+        Raises:
+            TokenError: it has too little, or would die.
+        """
+        left = left_after(self.accounts.account_of(who).data, amount)
+        if left < EXISTENTIAL_DEPOSIT:
+            raise NotExpendable
+        return left
+
     def withdraw(self, who: AccountId, amount: Balance) -> None:
         """Take funds out of an account that stays alive. `deposit` them, or they are burnt.
 
         Raises:
-            TokenError: it has too little.
+            TokenError: as `ensure_withdrawable`; nothing happened.
         """
+        left = self.ensure_withdrawable(who, amount)
         info = self.accounts.account_of(who)
-        left = left_after(info.data, amount)
-        if left < EXISTENTIAL_DEPOSIT:
-            raise NotExpendable
         self.accounts.keep(who, with_free(info, left))
         self.emit(Withdraw(who, amount))
 
@@ -213,7 +222,7 @@ class Balances(Pallet):
 
     # ---- calls
 
-    @call(200 * MICROSECOND)
+    @call(50 * MICROSECOND)
     def transfer_allow_death(
         self,
         origin: Origin,
@@ -223,7 +232,7 @@ class Balances(Pallet):
         """Transfer; the sender dies when less than the existential deposit stays."""
         self.move(ensure_signed(origin), account_at(dest), value, keep_alive=False)
 
-    @call(200 * MICROSECOND)
+    @call(50 * MICROSECOND)
     def transfer_keep_alive(
         self,
         origin: Origin,
@@ -233,7 +242,7 @@ class Balances(Pallet):
         """Transfer, unless the sender would die of it."""
         self.move(ensure_signed(origin), account_at(dest), value, keep_alive=True)
 
-    @call(220 * MICROSECOND)
+    @call(60 * MICROSECOND)
     def transfer_all(
         self,
         origin: Origin,

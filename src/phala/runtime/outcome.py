@@ -7,7 +7,7 @@ How a node drives a block (`runtime.executive`, `runtime.runtime`):
     header = runtime.genesis_header(state_root)
 
     state = State(base)                            # a fresh overlay over the parent's key -> value
-    builder = runtime.open_block(state, parent, logs=())
+    builder = runtime.open_block(state, parent, logs=())       # parent: primitives.header.Header
     for extrinsic in builder.inherents(now):       # Timestamp.set, never running backwards
         builder.apply(extrinsic)
     for extrinsic in pool:
@@ -18,7 +18,19 @@ How a node drives a block (`runtime.executive`, `runtime.runtime`):
             ...                                    # FUTURE stays in the pool; all else leaves it
     sealed = builder.seal(state_root_of)           # state_root_of(changes) -> Hash
 
-    sealed = execute(runtime, state, parent, header, body, state_root_of)   # import: the same
+    sealed.header, sealed.body, sealed.changes     # changes: ((key, value | None), ...) sorted
+    sealed.messages                                # tuple[QueuedMessage, ...]: keep the bodies
+    sealed.authorities                             # the set for every later block, or None
+
+    sealed = runtime.execute(state, parent, header, body, state_root_of)    # import: the same
+
+    validator = runtime.validator(State(base), parent)     # one for each new head; keep it
+    valid = validator.validate(extrinsic, source, check_signature=True)
+    check = validator.signature_check(extrinsic)           # None for bare ones
+    verify_signature(check)                                # no state: in any process
+
+    runtime.call(state, parent_hash, "AccountNonceApi_account_nonce", data)   # state_call
+    runtime.metadata(15)
 """
 
 import enum
@@ -26,7 +38,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from phala.errors import Refused
+from phala.errors import Invalid, Refused
+from phala.frame import DispatchError
+from phala.pallets.grandpa import Authorities
+from phala.primitives.header import Header
 from phala.primitives.types import Hash
 
 Changes: TypeAlias = tuple[tuple[bytes, bytes | None], ...]  # sorted by key; None: deleted
@@ -93,7 +108,7 @@ class ValidTransaction:
     requires: tuple[bytes, ...]
     provides: tuple[bytes, ...]
     longevity: int  # blocks; then validate again
-    propagate: bool
+    propagate: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +128,27 @@ class QueuedMessage:
     topic: bytes
     count: int  # the first message of a topic has count 0
     envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An extrinsic is in the block. With an error it was paid for, and did nothing else."""
+
+    index: int
+    error: DispatchError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A block, and all that follows from it."""
+
+    header: Header
+    hash: Hash
+    body: tuple[bytes, ...]
+    changes: Changes  # against the parent's state
+    messages: tuple[QueuedMessage, ...]
+    authorities: Authorities | None  # who finalizes every later block, where that changed
+
+
+class BlockRefused(Invalid):
+    """A block from elsewhere is not what its body comes to."""

@@ -1,0 +1,317 @@
+"""One version of the chain's rules, as a node asks it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from types import MappingProxyType
+from typing import Final
+
+from phala.attest import Evidence as AttestEvidence
+from phala.attest import Policy
+from phala.attest import verify as judge
+from phala.codec import U32, U64, Option, Reader, Vector
+from phala.codec.compact import read_compact
+from phala.crypto.hashes import blake2_256
+from phala.errors import Invalid
+from phala.frame import Block
+from phala.frame.metadata import describe
+from phala.frame.metadata_scale import VERSIONS, encode
+from phala.messages.registration import Evidence
+from phala.pallets.grandpa import AUTHORITIES
+from phala.pallets.registry import Judgement, Verifier
+from phala.primitives.header import DigestItem, Header
+from phala.primitives.types import ACCOUNT_ID, HASH, Balance, BlockNumber, Hash, Moment
+from phala.runtime.apis import (
+    FEE_DETAILS,
+    OPAQUE_METADATA,
+    RUNTIME_APIS,
+    RUNTIME_DISPATCH_INFO,
+    SOURCE,
+    FeeDetails,
+    RuntimeDispatchInfo,
+    encode_validity,
+)
+from phala.runtime.executive import BlockBuilder, inherent_logs, open_world, rebuild
+from phala.runtime.extrinsics import EXTRINSICS, EmptyType
+from phala.runtime.genesis import GenesisConfig, genesis_state
+from phala.runtime.outcome import (
+    InvalidTransaction,
+    Sealed,
+    SignatureCheck,
+    Source,
+    StateRootOf,
+    ValidTransaction,
+)
+from phala.runtime.validity import (
+    Decoded,
+    decode,
+    signature_check,
+    validate_bare,
+    validate_signed,
+)
+from phala.runtime.version import (
+    RELEASE,
+    RUNTIME_VERSION,
+    SPEC_VERSION,
+    SYSTEM_CONSTANTS,
+    VERSION,
+    RuntimeVersion,
+)
+from phala.runtime.world import PALLETS, World
+from phala.trie import EMPTY_ROOT, State
+
+NO_PARENT: Final = Hash(bytes(32))
+
+
+class AttestVerifier:
+    """Judges evidence by `attest`, with the chain's own policy."""
+
+    def verify(self, evidence: Evidence, policy: bytes, now: Moment) -> Judgement:
+        verdict = judge(
+            AttestEvidence(evidence.platform, evidence.blob), Policy.decode(policy), {}, now
+        )
+        return Judgement(
+            platform=int(verdict.platform),
+            measurement=verdict.measurement,
+            report_data=verdict.report_data,
+            evidence_id=verdict.signed_hash,
+            confidence=verdict.confidence,
+        )
+
+
+class Validator:
+    """Judges transactions for the block after one parent. `state` is that parent's."""
+
+    def __init__(self, state: State, parent: Hash, number: BlockNumber, verifier: Verifier) -> None:
+        self._world = open_world(state, parent, number, verifier)
+
+    def validate(
+        self, extrinsic: bytes, source: Source = Source.EXTERNAL, *, check_signature: bool = True
+    ) -> ValidTransaction:
+        """How the pool may order an extrinsic. Nothing is changed, whatever it is.
+
+        Raises:
+            InvalidTransaction: it cannot be in a block after this parent.
+        """
+        del source  # one's own are judged like others'
+        decoded = decode(extrinsic)
+        by = decoded.extrinsic.signature
+        if by is None:
+            return validate_bare(self._world, decoded.call)
+        return validate_signed(self._world, decoded, by, check_signature=check_signature)
+
+    def signature_check(self, extrinsic: bytes) -> SignatureCheck | None:
+        """What to verify elsewhere, before `validate(..., check_signature=False)`."""
+        return signature_check(self._world, decode(extrinsic))
+
+
+class Runtime:
+    """Pure: no clock, no files. Keep one for the process; what it derives is derived once."""
+
+    def __init__(self, verifier: Verifier | None = None) -> None:
+        self._verifier: Verifier = verifier or AttestVerifier()
+
+    @property
+    def version(self) -> RuntimeVersion:
+        return VERSION
+
+    # ---- genesis
+
+    def genesis(self, config: GenesisConfig) -> dict[bytes, bytes]:
+        """The whole state of block 0, sorted by key."""
+        return genesis_state(config, self.code, self._verifier)
+
+    def genesis_header(self, state_root: Hash) -> Header:
+        return Header(NO_PARENT, BlockNumber(0), state_root, EMPTY_ROOT, ())
+
+    @cached_property
+    def code(self) -> bytes:
+        """What stands under `:code`: other bytes for other metadata, for clients cache by it."""
+        lines = (
+            f"release {blake2_256(RELEASE.encode()).hex()}",
+            f"metadata {blake2_256(self.metadata(15)).hex()}",
+            f"spec {SPEC_VERSION}",
+        )
+        return ("phala runtime manifest 1\n" + "\n".join(lines) + "\n").encode()
+
+    # ---- metadata
+
+    def metadata(self, version: int) -> bytes:
+        """Version 14 or 15, from the magic `meta` on.
+
+        Raises:
+            Invalid: another version.
+        """
+        if version not in VERSIONS:
+            raise Invalid(
+                f"metadata version {version}",
+                mend=f"ask for one of {', '.join(map(str, VERSIONS))}",
+            )
+        return self._metadata[version]
+
+    @cached_property
+    def _metadata(self) -> Mapping[int, bytes]:
+        described = describe(
+            PALLETS,
+            EXTRINSICS,
+            EmptyType(("phala_runtime", "Runtime")),
+            RUNTIME_APIS,
+            {0: SYSTEM_CONSTANTS},
+        )
+        return MappingProxyType({version: encode(described, version) for version in VERSIONS})
+
+    # ---- blocks
+
+    def open_block(
+        self, state: State, parent: Header, logs: tuple[DigestItem, ...] = ()
+    ) -> BlockBuilder:
+        """Begin the block after `parent`, whose state `state` lies over and has not changed."""
+        return BlockBuilder(state, parent, self._verifier, logs)
+
+    def execute(
+        self,
+        state: State,
+        parent: Header,
+        header: Header,
+        body: Sequence[bytes],
+        state_root_of: StateRootOf,
+    ) -> Sealed:
+        """Make another's block again. Raises `BlockRefused` where its header says otherwise."""
+        builder = self.open_block(state, parent, inherent_logs(header))
+        return rebuild(builder, header, body, state_root_of)
+
+    def validator(self, state: State, parent: Header) -> Validator:
+        """One for each new head. `state` is an overlay of its own over the parent's state."""
+        return Validator(state, parent.hash(), BlockNumber(parent.number + 1), self._verifier)
+
+    # ---- questions
+
+    def call(self, state: State, block_hash: Hash, method: str, data: bytes) -> bytes:
+        """Answer `state_call`. `state` is an overlay over the state of block `block_hash`.
+
+        Raises:
+            Invalid: there is no such method, or `data` is no argument of it.
+        """
+        answer = _ANSWERS.get(method)
+        if answer is None:
+            raise Invalid(f"no runtime method {method!r}", mend="take one from the metadata's apis")
+        reader = Reader(data)
+        return answer(Question(self, state, block_hash, self._verifier), reader)
+
+
+class Question:
+    """One `state_call`, and what answers may look at."""
+
+    def __init__(
+        self, runtime: Runtime, state: State, block_hash: Hash, verifier: Verifier
+    ) -> None:
+        self.runtime = runtime
+        self.state = state
+        self.block_hash = block_hash
+        self.verifier = verifier
+
+    def world(self) -> World:
+        """The pallets as that block left them."""
+        return World(Block(BlockNumber(0), self.state), self.verifier)
+
+    def validator(self, parent: Hash) -> Validator:
+        number = self.world().system.number.get()
+        return Validator(self.state, parent, BlockNumber(number + 1), self.verifier)
+
+
+def _core_version(_question: Question, reader: Reader) -> bytes:
+    reader.finish()
+    return RUNTIME_VERSION.encode(VERSION)
+
+
+def _metadata(question: Question, reader: Reader) -> bytes:
+    reader.finish()
+    return OPAQUE_METADATA.encode(question.runtime.metadata(14))
+
+
+def _metadata_at_version(question: Question, reader: Reader) -> bytes:
+    version = U32.read(reader)
+    reader.finish()
+    known = question.runtime.metadata(version) if version in VERSIONS else None
+    return Option(OPAQUE_METADATA).encode(known)
+
+
+def _metadata_versions(_question: Question, reader: Reader) -> bytes:
+    reader.finish()
+    return Vector(U32, items_max=len(VERSIONS)).encode(VERSIONS)
+
+
+def _account_nonce(question: Question, reader: Reader) -> bytes:
+    who = ACCOUNT_ID.read(reader)
+    reader.finish()
+    return U32.encode(question.world().system.account_of(who).nonce)
+
+
+def _priced(reader: Reader) -> tuple[Decoded, int]:
+    decoded = decode(_extrinsic(reader))
+    length = U32.read(reader)
+    reader.finish()
+    return decoded, length
+
+
+def _query_info(question: Question, reader: Reader) -> bytes:
+    decoded, length = _priced(reader)
+    info = decoded.call.info
+    signed = decoded.extrinsic.signature is not None
+    fee = question.world().payment.fee(info, length, Balance(0)) if signed else Balance(0)
+    return RUNTIME_DISPATCH_INFO.encode(RuntimeDispatchInfo(info.weight, info.dispatch_class, fee))
+
+
+def _query_fee_details(question: Question, reader: Reader) -> bytes:
+    decoded, length = _priced(reader)
+    by = decoded.extrinsic.signature
+    details = FeeDetails(
+        question.world().payment.inclusion_fee(decoded.call.info, length) if by else None,
+        by.tip if by else Balance(0),
+    )
+    return FEE_DETAILS.encode(details)
+
+
+def _validate_transaction(question: Question, reader: Reader) -> bytes:
+    source = Source(SOURCE.read(reader))
+    extrinsic = _extrinsic(reader)
+    parent = HASH.read(reader)
+    reader.finish()
+    try:
+        return encode_validity(question.validator(parent).validate(extrinsic, source))
+    except InvalidTransaction as refusal:
+        return encode_validity(refusal)
+
+
+def _grandpa_authorities(question: Question, reader: Reader) -> bytes:
+    reader.finish()
+    return AUTHORITIES.encode(question.world().grandpa.authorities.get())
+
+
+def _current_set_id(question: Question, reader: Reader) -> bytes:
+    reader.finish()
+    return U64.encode(question.world().grandpa.current_set_id.get())
+
+
+def _extrinsic(reader: Reader) -> bytes:
+    """The bytes of one extrinsic, its length in front."""
+    start = reader.offset
+    size = read_compact(reader)
+    front = reader.offset - start
+    reader.offset = start
+    return reader.take(front + size)
+
+
+_ANSWERS: Final[Mapping[str, Callable[[Question, Reader], bytes]]] = MappingProxyType(
+    {
+        "Core_version": _core_version,
+        "Metadata_metadata": _metadata,
+        "Metadata_metadata_at_version": _metadata_at_version,
+        "Metadata_metadata_versions": _metadata_versions,
+        "AccountNonceApi_account_nonce": _account_nonce,
+        "TransactionPaymentApi_query_info": _query_info,
+        "TransactionPaymentApi_query_fee_details": _query_fee_details,
+        "TaggedTransactionQueue_validate_transaction": _validate_transaction,
+        "GrandpaApi_grandpa_authorities": _grandpa_authorities,
+        "GrandpaApi_current_set_id": _current_set_id,
+    }
+)

@@ -1,0 +1,245 @@
+"""Whether an extrinsic may be in the next block. The same checks stand before the pool and in a
+block; only what depends on its neighbours differs."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from phala.crypto.hashes import blake2_256
+from phala.crypto.signatures import ecdsa_recover, ed25519_verify, sr25519_verify
+from phala.errors import Invalid, PhalaError
+from phala.frame import Call, Calls, DispatchClass, PalletError, TokenError
+from phala.messages.payloads.enclave import SignedMessage
+from phala.messages.registration import SignedRegistration
+from phala.pallets import mq, registry
+from phala.primitives.extrinsic import (
+    EXTRINSIC_BYTES_MAX,
+    Extrinsic,
+    Signature,
+    decode_extrinsic,
+    signing_payload,
+)
+from phala.primitives.types import AccountId, Balance, BlockNumber
+from phala.runtime.outcome import InvalidTransaction, Problem, SignatureCheck, ValidTransaction
+from phala.runtime.version import (
+    BASE_REF_TIME,
+    NORMAL_REF_TIME_MAX,
+    SPEC_VERSION,
+    TRANSACTION_VERSION,
+)
+from phala.runtime.world import PALLETS, World
+
+CALLS: Final = Calls(PALLETS)
+
+BARE_PRIORITY: Final = 1 << 63  # before every tip: enclaves' messages are free and few
+BARE_LONGEVITY: Final = 64  # blocks
+SIGNED_PRIORITY_MAX: Final = BARE_PRIORITY - 1
+LONGEVITY_MAX: Final = (1 << 64) - 1
+NO_ACCOUNT_ID: Final = AccountId(bytes(32))
+
+SYNC_MESSAGE: Final = (84, 20)
+REGISTER: Final = (85, 20)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An extrinsic and its call, read once."""
+
+    extrinsic: Extrinsic
+    call: Call
+    length: int
+
+
+def decode(data: bytes) -> Decoded:
+    """Raises `InvalidTransaction`: these bytes are no extrinsic of this runtime."""
+    if len(data) > EXTRINSIC_BYTES_MAX:
+        raise InvalidTransaction(
+            Problem.EXHAUSTS_RESOURCES, mend="send less at once", why=f"{len(data)} bytes"
+        )
+    try:
+        extrinsic = decode_extrinsic(data)
+        call = CALLS.decode(extrinsic.call)
+    except Invalid as error:
+        raise InvalidTransaction(
+            Problem.CALL, mend="encode it by this runtime's metadata", why=error.what
+        ) from error
+    return Decoded(extrinsic, call, len(data))
+
+
+# ---- signed
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A signed extrinsic that passed: who pays what, and how many of its signer's are missing."""
+
+    signer: AccountId
+    fee: Balance
+    ahead: int
+    dies: int  # the first block that it cannot be in
+
+
+def signature_check(world: World, decoded: Decoded) -> SignatureCheck | None:
+    """What must be verified of a signed extrinsic; None for a bare one."""
+    by = decoded.extrinsic.signature
+    if by is None:
+        return None
+    birth = birth_block(world, by)
+    birth_hash = world.system.hash_of(birth)
+    if birth_hash is None:
+        raise InvalidTransaction(
+            Problem.ANCIENT_BIRTH_BLOCK, mend="sign it again", why=f"block {birth}"
+        )
+    message = signing_payload(
+        decoded.extrinsic.call,
+        by.extra(),
+        spec_version=SPEC_VERSION,
+        transaction_version=TRANSACTION_VERSION,
+        genesis=world.system.genesis_hash(),
+        birth_hash=birth_hash,
+    )
+    return SignatureCheck(signer_of(by), by.signature.kind, by.signature.data, message)
+
+
+def verify_signature(check: SignatureCheck) -> None:
+    """Needs no state: any process may do it. Raises `InvalidTransaction`."""
+    try:
+        match check.scheme:
+            case 0:
+                ed25519_verify(check.account, check.message, check.signature)
+            case 1:
+                sr25519_verify(check.account, check.message, check.signature)
+            case _:
+                _verify_ecdsa(check)
+    except Invalid:
+        raise InvalidTransaction(
+            Problem.BAD_PROOF, mend="sign for this chain and these versions"
+        ) from None
+
+
+def _verify_ecdsa(check: SignatureCheck) -> None:
+    public = ecdsa_recover(check.message, check.signature)
+    if blake2_256(public) != check.account:
+        raise Invalid("another key signed", mend="sign with the account's own key")
+
+
+def signer_of(by: Signature) -> AccountId:
+    if by.signer.kind != 0:
+        raise InvalidTransaction(Problem.CANNOT_LOOKUP, mend="name the signer by its account id")
+    if by.signer.data == NO_ACCOUNT_ID:
+        raise InvalidTransaction(Problem.BAD_SIGNER, mend="sign with a key")
+    return AccountId(by.signer.data)
+
+
+def birth_block(world: World, by: Signature) -> BlockNumber:
+    return by.era.birth(world.block.number)
+
+
+def admit(world: World, decoded: Decoded, by: Signature, *, check_signature: bool) -> Admitted:
+    """The checks of the signed extensions.
+
+    1 a signer that exists by form; 2 the era's first block is known and holds this one; 3 versions,
+    genesis and all else that is signed; 4 nonce not passed; 5 weight; 6 the fee can be paid.
+    Nothing of the state changes. Raises `InvalidTransaction`.
+    """
+    signer = signer_of(by)  # 1
+    check = signature_check(world, decoded)  # 2
+    if check_signature and check is not None:
+        verify_signature(check)  # 3
+    account = world.system.account_of(signer)
+    ahead = by.nonce - account.nonce
+    if ahead < 0:  # 4
+        raise InvalidTransaction(
+            Problem.STALE, mend=f"sign with nonce {account.nonce}", why=f"nonce {by.nonce}"
+        )
+    info = decoded.call.info
+    if info.dispatch_class == DispatchClass.MANDATORY:
+        raise InvalidTransaction(Problem.MANDATORY_VALIDATION, mend="leave it to the author")
+    if info.weight.ref_time + BASE_REF_TIME > NORMAL_REF_TIME_MAX:  # 5
+        raise InvalidTransaction(Problem.EXHAUSTS_RESOURCES, mend="ask less at once")
+    fee = world.payment.fee(info, decoded.length, by.tip)
+    ensure_payable(world, signer, fee)  # 6
+    return Admitted(signer, fee, ahead, by.era.death(world.block.number))
+
+
+def ensure_payable(world: World, signer: AccountId, fee: Balance) -> None:
+    try:
+        world.balances.ensure_withdrawable(signer, fee)
+    except TokenError as error:
+        raise InvalidTransaction(
+            Problem.PAYMENT, mend="give the account funds first", why=f"the fee is {fee} plancks"
+        ) from error
+
+
+def validate_signed(
+    world: World, decoded: Decoded, by: Signature, *, check_signature: bool
+) -> ValidTransaction:
+    admitted = admit(world, decoded, by, check_signature=check_signature)
+    before = nonce_tag(admitted.signer, by.nonce - 1) if admitted.ahead else None
+    return ValidTransaction(
+        priority=min(by.tip, SIGNED_PRIORITY_MAX),
+        requires=() if before is None else (before,),
+        provides=(nonce_tag(admitted.signer, by.nonce),),
+        longevity=min(admitted.dies - world.block.number, LONGEVITY_MAX),
+    )
+
+
+def nonce_tag(who: AccountId, nonce: int) -> bytes:
+    return who + nonce.to_bytes(4, "little")
+
+
+# ---- bare
+
+
+def validate_bare(world: World, call: Call) -> ValidTransaction:
+    """Enclaves' own: checked by signature and sequence, or by evidence."""
+    place = call.pallet, call.index
+    if call.info.dispatch_class == DispatchClass.MANDATORY:
+        raise InvalidTransaction(Problem.MANDATORY_VALIDATION, mend="leave it to the author")
+    if place not in (SYNC_MESSAGE, REGISTER):
+        raise InvalidTransaction(
+            Problem.NO_UNSIGNED_VALIDATOR, mend="sign the extrinsic with an account"
+        )
+    (argument,) = call.arguments
+    try:
+        if isinstance(argument, SignedMessage):
+            return _message_order(argument, world.mq.check(argument))
+        assert isinstance(argument, SignedRegistration)
+        world.registry.check(argument)
+    except PalletError as error:
+        raise invalid_bare(error) from error
+    tag = b"registration" + argument.body.manifest.worker
+    return ValidTransaction(BARE_PRIORITY, (), (tag,), BARE_LONGEVITY)
+
+
+def _message_order(message: SignedMessage, ahead: int) -> ValidTransaction:
+    worker, sequence = message.body.worker, message.body.sequence
+    before, this = (
+        b"mq" + worker + number.to_bytes(8, "little", signed=True)
+        for number in (sequence - 1, sequence)
+    )
+    return ValidTransaction(BARE_PRIORITY, (before,) if ahead else (), (this,), BARE_LONGEVITY)
+
+
+def invalid_bare(error: PhalaError) -> InvalidTransaction:
+    """Why a bare call is not valid, as Substrate's clients understand it."""
+    cause = error.__cause__
+    why = error.what + (f": {cause}" if isinstance(cause, PhalaError) else "")
+    match error:
+        case mq.SequencePassed():
+            problem, custom = Problem.STALE, 0
+        case mq.SequenceTooFar():
+            problem, custom = Problem.FUTURE, 0
+        case mq.NotSignedByWorker() | registry.NotSignedByWorker():
+            problem, custom = Problem.BAD_PROOF, 0
+        case _:
+            problem, custom = Problem.CUSTOM, error_number(error)
+    return InvalidTransaction(problem, mend=error.mend, custom=custom, why=why)
+
+
+def error_number(error: PhalaError) -> int:
+    """A pallet's number of its error; 255 for what is none."""
+    for pallet in (mq.PhalaMq, registry.PhalaRegistry):
+        for number, kind in pallet.errors.items():
+            if type(error) is kind:
+                return number
+    return 255

@@ -1,0 +1,96 @@
+"""Which pallets the chain has, under which numbers, and what each hands to the others."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, assert_never
+
+from phala.frame import Block, Pallet
+from phala.messages.payloads.cluster import PartialGiven
+from phala.messages.payloads.enclave import (
+    ContractFailed,
+    ContractKeyAnnounced,
+    EnclaveMessage,
+    GroupKeyAnnounced,
+)
+from phala.messages.types import ClusterId, Generation, WorkerId
+from phala.pallets.balances import Balances
+from phala.pallets.grandpa import Grandpa
+from phala.pallets.mq import PhalaMq
+from phala.pallets.phat_contracts import PhalaPhatContracts
+from phala.pallets.registry import PhalaRegistry, Verifier
+from phala.pallets.system import System
+from phala.pallets.timestamp import Timestamp
+from phala.pallets.transaction_payment import TransactionPayment
+
+# The numbers are wire format: never reuse one. Those of 0 to 7 are Phala's own chain's where it has
+# the pallet, those of 84 to 86 too.
+PALLETS: Final[Mapping[int, type[Pallet]]] = MappingProxyType(
+    {
+        0: System,
+        3: Timestamp,
+        5: Balances,
+        6: TransactionPayment,
+        7: Grandpa,
+        84: PhalaMq,
+        85: PhalaRegistry,
+        86: PhalaPhatContracts,
+    }
+)
+
+
+class World:
+    """All pallets over one block."""
+
+    def __init__(self, block: Block, verifier: Verifier) -> None:
+        self.block = block
+        self.system = System(block)
+        self.timestamp = Timestamp(block)
+        self.balances = Balances(block, accounts=self.system)
+        self.payment = TransactionPayment(block, currency=self.balances)
+        self.grandpa = Grandpa(block)
+        self.mq = PhalaMq(
+            block, chain=self.system, clock=self.timestamp, workers=self, handler=self
+        )
+        self.registry = PhalaRegistry(
+            block,
+            chain=self.system,
+            clock=self.timestamp,
+            bus=self.mq,
+            clusters=self,
+            verifier=verifier,
+        )
+        self.contracts = PhalaPhatContracts(
+            block, chain=self.system, bus=self.mq, workers=self.registry
+        )
+        self.pallets: dict[int, Pallet] = {
+            0: self.system,
+            3: self.timestamp,
+            5: self.balances,
+            6: self.payment,
+            7: self.grandpa,
+            84: self.mq,
+            85: self.registry,
+            86: self.contracts,
+        }
+
+    # ---- what pallets ask of those made after them
+
+    def is_registered(self, worker: WorkerId) -> bool:
+        return self.registry.is_registered(worker)
+
+    def enlist(self, worker: WorkerId) -> tuple[tuple[ClusterId, Generation], ...]:
+        return self.contracts.enlist(worker)
+
+    def handle(self, worker: WorkerId, message: EnclaveMessage) -> None:
+        """Hand what an enclave says to the pallet it is for."""
+        match message:
+            case GroupKeyAnnounced():
+                self.registry.announce_group_key(worker, message)
+            case PartialGiven():
+                self.contracts.give_partial(worker, message)
+            case ContractKeyAnnounced():
+                self.contracts.announce_key(worker, message)
+            case ContractFailed():
+                self.contracts.announce_failure(worker, message)
+            case _:
+                assert_never(message)
