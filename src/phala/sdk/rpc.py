@@ -7,7 +7,7 @@ connection is a reason to ask again, until the caller's time is over.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
@@ -18,13 +18,13 @@ from websockets.exceptions import WebSocketException
 from phala.errors import Invalid, Refused, Unavailable
 
 Json: TypeAlias = Any  # parsed, not yet judged
+Waiting: TypeAlias = tuple[asyncio.Future[Json], Callable[[Json], None] | None]
 
 MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 TIMEOUT_S: Final = 15.0
 BACKOFF_S_MIN: Final = 0.02
 BACKOFF_S_MAX: Final = 0.5
 PENDING_MAX: Final = 65_536
-EARLY_MAX: Final = 256  # notifications that arrive before their subscription's answer
 QUEUED_MAX: Final = 4_096  # notifications that nobody took yet
 BATCH_MAX: Final = 512
 
@@ -88,9 +88,8 @@ class Rpc:
         self.url = url
         self.timeout_s = timeout_s
         self._ids = itertools.count(1)
-        self._pending: dict[int, asyncio.Future[Json]] = {}
+        self._pending: dict[int, Waiting] = {}
         self._subscriptions: dict[str, Subscription] = {}
-        self._early: list[tuple[str, Json]] = []
         self._socket: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
@@ -128,7 +127,11 @@ class Rpc:
         return answer
 
     async def batch(
-        self, calls: Sequence[tuple[str, Sequence[Json]]], *, timeout_s: float | None = None
+        self,
+        calls: Sequence[tuple[str, Sequence[Json]]],
+        *,
+        timeout_s: float | None = None,
+        on_result: Callable[[Json], None] | None = None,
     ) -> list[Json]:
         """Results in the order of the calls, an `RpcRefused` where the node refused."""
         if not calls:
@@ -139,7 +142,7 @@ class Rpc:
             async with asyncio.timeout(limit):
                 while True:
                     try:
-                        return await self._once(calls)
+                        return await self._once(calls, on_result)
                     except Unavailable:
                         if self._closed:
                             raise
@@ -152,21 +155,27 @@ class Rpc:
             ) from None
 
     async def subscribe(self, method: str, unsubscribe: str, *params: Json) -> Subscription:
-        sub_id = str(await self.call(method, *params))
-        subscription = Subscription(self, sub_id, unsubscribe)
-        self._subscriptions[sub_id] = subscription
-        for known, value in self._early:
-            if known == sub_id:
-                subscription.push(value)
-        self._early = [each for each in self._early if each[0] != sub_id]
-        if self._reader is None or self._reader.done():
-            subscription.lose()
-        return subscription
+        """Listen. It is registered as its answer is read, so that no notification slips by."""
+        begun: list[Subscription] = []
+
+        def begin(sub_id: Json) -> None:
+            subscription = Subscription(self, str(sub_id), unsubscribe)
+            self._subscriptions[str(sub_id)] = subscription
+            begun.append(subscription)
+
+        (answer,) = await self.batch([(method, params)], on_result=begin)
+        if isinstance(answer, RpcRefused):
+            raise answer
+        return begun[-1]
 
     def forget(self, sub_id: str) -> None:
         self._subscriptions.pop(sub_id, None)
 
-    async def _once(self, calls: Sequence[tuple[str, Sequence[Json]]]) -> list[Json]:
+    async def _once(
+        self,
+        calls: Sequence[tuple[str, Sequence[Json]]],
+        on_result: Callable[[Json], None] | None,
+    ) -> list[Json]:
         socket = await self._connected()
         if len(self._pending) + len(calls) > PENDING_MAX:
             raise Unavailable(f"{len(self._pending)} calls wait", mend="send fewer at once")
@@ -175,7 +184,7 @@ class Rpc:
         bodies = []
         for method, params in calls:
             call_id, future = next(self._ids), loop.create_future()
-            self._pending[call_id] = future
+            self._pending[call_id] = future, on_result
             waiting.append((call_id, future))
             bodies.append(
                 {"jsonrpc": "2.0", "id": call_id, "method": method, "params": list(params)}
@@ -242,27 +251,28 @@ class Rpc:
             self._notify(str(params["subscription"]), params.get("result"))
             return
         call_id = message.get("id")
-        future = self._pending.get(call_id) if isinstance(call_id, int) else None
+        if not isinstance(call_id, int):
+            return
+        future, on_result = self._pending.get(call_id, (None, None))
         answered = "result" in message or "error" in message
         if answered and future is not None and not future.done():
+            if on_result is not None and message.get("error") is None:
+                on_result(message.get("result"))
             future.set_result(message)
 
     def _notify(self, sub_id: str, value: Json) -> None:
         if sub_id in self._subscriptions:
             self._subscriptions[sub_id].push(value)
-        else:
-            self._early = [*self._early, (sub_id, value)][-EARLY_MAX:]
 
     def _drop(self, socket: ClientConnection) -> None:
         if self._socket is socket:
             self._socket = None
-        for future in self._pending.values():
+        for future, _ in self._pending.values():
             if not future.done():
                 future.set_exception(_lost(self.url))
         for subscription in self._subscriptions.values():
             subscription.lose()
         self._subscriptions.clear()
-        self._early.clear()
 
 
 def _answer(method: str, message: Json) -> Json:
