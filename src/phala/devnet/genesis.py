@@ -1,0 +1,81 @@
+"""The first start of a network: its keys, its genesis, and what this machine believes of it."""
+
+from typing import Any, Final
+
+from phala.devnet.files import NetworkFiles, load_document, save_bytes, save_document
+from phala.errors import Refused
+from phala.messages.state import AUTHORITIES_KEY
+from phala.node.keys import create_grandpa_key
+from phala.primitives.header import HEADER
+from phala.primitives.types import Hash
+from phala.runtime import GenesisConfig, Runtime
+from phala.sealed.measurement import simulated_measurement
+from phala.tee.simulated_key import create_simulated_key, load_simulated_key
+from phala.trie import DictBase, Layout, Trie
+from phala.wasm.runtime_module import load_runtime
+
+GRANDPA_KEY: Final = "grandpa.key"
+POLICY: Final = "dev"
+
+
+class OtherCode(Refused):
+    """The network was begun by other code than this; its workers would be refused."""
+
+
+def ensure_written(files: NetworkFiles) -> dict[str, Any]:
+    """The network's files, written at its first start. Call it with the lock held.
+
+    Returns:
+        What `network.json` says of the chain.
+
+    Raises:
+        OtherCode: the network that is there allows other code than would run now.
+        Unavailable: the runtime module was not built.
+    """
+    runtime_id = Hash(load_runtime().runtime_id)
+    measurement = simulated_measurement(runtime_id)
+    # The last file that is written says that the others are whole.
+    if not files.trust.exists():
+        _write(files, runtime_id, measurement)
+    config = GenesisConfig.from_json(files.spec.read_text())
+    if runtime_id not in config.runtimes or measurement not in config.measurements:
+        raise OtherCode(
+            f"the network in {files.folder} was begun by another version of this program",
+            mend="begin anew with: phala up --reset, or give another --dir",
+        )
+    trust = load_document(files.trust)
+    return {"name": config.name, "genesis": trust["genesis"], "policy": trust["policy"]}
+
+
+def _write(files: NetworkFiles, runtime_id: Hash, measurement: bytes) -> None:
+    files.folder.mkdir(parents=True, exist_ok=True)
+    if files.simulated_key.exists():
+        key = load_simulated_key(files.simulated_key)
+    else:
+        key = create_simulated_key(files.simulated_key)
+    authority = create_grandpa_key(files.service("node") / GRANDPA_KEY)
+    config = GenesisConfig.dev(
+        authority=authority.public,
+        simulated_root=key.public_root,
+        measurement=measurement,
+        runtime_id=runtime_id,
+    )
+    runtime = Runtime()
+    state = runtime.genesis(config)
+    trie = Trie.build(sorted(state.items()), Layout.V1)
+    header = runtime.genesis_header(trie.root)
+    proof = trie.prove([AUTHORITIES_KEY], DictBase(state))
+    save_bytes(files.spec, config.to_json().encode() + b"\n")
+    save_document(
+        files.light,
+        {"header": "0x" + HEADER.encode(header).hex(), "proof": ["0x" + n.hex() for n in proof]},
+    )
+    save_document(
+        files.trust,
+        {
+            "genesis": "0x" + header.hash().hex(),
+            "name": config.name,
+            "policy": POLICY,
+            "simulatedRoot": "0x" + key.public_root.hex(),
+        },
+    )
