@@ -1,0 +1,5 @@
+"""`python -m phala.node`."""
+
+from phala.node.main import main
+
+main()

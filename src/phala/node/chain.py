@@ -1,0 +1,197 @@
+"""The chain as a node has it in memory: its head, what is finalized, and its recent states."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from heapq import merge
+from typing import Final
+
+from phala.errors import Invalid, Refused
+from phala.node.blobs import Changes
+from phala.node.store import Damaged, Store, StoredBlock
+from phala.primitives.header import Header
+from phala.primitives.types import BlockNumber, Hash
+from phala.trie import Layout, Trie
+
+WINDOW_BLOCKS: Final = 256  # blocks below the head whose state and proofs are at hand
+FOLD_BLOCKS_MAX: Final = 4  # folded after one block: cost follows what changed
+
+
+class UnknownBlock(Invalid):
+    """No block has this hash."""
+
+    def __init__(self, block_hash: bytes) -> None:
+        super().__init__(
+            f"no block 0x{block_hash.hex()} is known", mend="ask for a block of this chain"
+        )
+
+
+class Pruned(Refused):
+    """The state of this block is no longer kept."""
+
+    def __init__(self, number: int, oldest: int) -> None:
+        super().__init__(
+            f"the state of block {number} is pruned, the oldest kept is {oldest}",
+            mend="ask a node that runs with --pruning archive",
+        )
+
+
+@dataclass(slots=True)
+class StateView:
+    """The state as of one block: what a `State` stands on, and what RPC reads."""
+
+    chain: "Chain"
+    number: BlockNumber
+
+    def get(self, key: bytes, /) -> bytes | None:
+        return self.chain.value(key, self.number)
+
+    def keys(self, prefix: bytes, /) -> Iterator[bytes]:
+        return self.chain.keys(prefix, self.number)
+
+
+class Chain:
+    """The blocks from genesis to the head, one after the other."""
+
+    def __init__(self, store: Store, *, archive: bool = False) -> None:
+        """Read what the store holds and build the trie.
+
+        Raises:
+            Damaged: the state does not have the root that the head's header says.
+        """
+        self.store = store
+        self.archive = archive
+        self.folded = store.folded
+        self.head = store.head()
+        genesis = store.header(BlockNumber(0))
+        assert genesis is not None
+        self.genesis = genesis.hash()
+        self.finalized = store.finalized
+        self._recent: dict[bytes, bytes | None] = {}  # of blocks above `folded`, the newest value
+        self._touched: dict[bytes, list[int]] = defaultdict(list)  # key -> blocks above `folded`
+        self._undos: dict[int, dict[bytes, bytes | None]] = {}
+        self._tries: dict[int, Trie] = {}
+        self._replay()
+
+    def _replay(self) -> None:
+        trie = Trie.build(list(self.store.flat_items()), Layout.V1)
+        self._tries[self.folded] = trie
+        for number in range(self.folded + 1, self.head.number + 1):
+            changes = self.store.changes(BlockNumber(number))
+            trie = trie.update(changes, StateView(self, BlockNumber(number - 1)))
+            self._tries[number] = trie
+            self._remember(number, changes, self.store.undo(BlockNumber(number)))
+        if trie.root != self.head.state_root:
+            raise Damaged(
+                f"the state's root is 0x{trie.root.hex()}, block {self.head.number} says "
+                f"0x{self.head.state_root.hex()}",
+                mend="remove the node's folder and import the chain again",
+            )
+
+    def _remember(self, number: int, changes: Changes, undo: Changes) -> None:
+        for key, value in changes:
+            self._recent[key] = value
+            self._touched[key].append(number)
+        self._undos[number] = dict(undo)
+
+    # ---- reading
+
+    @property
+    def oldest(self) -> int:
+        """The oldest block whose state can be read."""
+        return 0 if self.archive else self.folded
+
+    def number_of(self, block_hash: Hash) -> BlockNumber:
+        """Raises `UnknownBlock`."""
+        number = self.store.number_of(block_hash)
+        if number is None:
+            raise UnknownBlock(block_hash)
+        return number
+
+    def header(self, number: BlockNumber) -> Header:
+        found = self.store.header(number)
+        assert found is not None
+        return found
+
+    def state_at(self, number: BlockNumber) -> StateView:
+        """Raises `Pruned`."""
+        if number < self.oldest:
+            raise Pruned(number, self.oldest)
+        return StateView(self, number)
+
+    def trie_at(self, number: BlockNumber) -> Trie:
+        """Raises `Pruned`: proofs are made for the window alone."""
+        found = self._tries.get(number)
+        if found is None:
+            raise Pruned(number, min(self._tries))
+        return found
+
+    def value(self, key: bytes, number: BlockNumber) -> bytes | None:
+        touched = self._touched.get(key)
+        if touched is not None and number >= self.folded:
+            after = bisect_right(touched, number)
+            if after < len(touched):
+                return self._undos[touched[after]][key]
+            return self._recent[key]
+        if number < self.folded:
+            changed, value = self.store.before(key, number)
+            if changed:
+                return value
+            if touched:
+                return self._undos[touched[0]][key]
+        return self.store.flat(key)
+
+    def keys(self, prefix: bytes, number: BlockNumber) -> Iterator[bytes]:
+        changed = sorted(key for key in self._touched if key.startswith(prefix))
+        kept = (key for key in self.store.flat_keys(prefix) if key not in self._touched)
+        for key in merge(changed, kept):
+            if self.value(key, number) is not None:
+                yield key
+
+    def prove(self, keys: Sequence[bytes], number: BlockNumber) -> tuple[bytes, ...]:
+        return self.trie_at(number).prove(keys, self.state_at(number))
+
+    # ---- growing
+
+    def root_with(self, changes: Changes) -> Hash:
+        """The state root of the head's state after changes; the trie is kept for `append`."""
+        self._next = self._tries[self.head.number].update(changes, self.state_at(self.head.number))
+        return self._next.root
+
+    def append(
+        self,
+        header: Header,
+        body: tuple[bytes, ...],
+        changes: Changes,
+        messages: tuple[tuple[bytes, int, bytes], ...],
+    ) -> None:
+        """Commit the block that follows the head. Its state root was computed by `root_with`."""
+        assert header.parent_hash == self.head.hash()
+        assert header.state_root == self._next.root
+        undo = tuple((key, self.value(key, self.head.number)) for key, _ in changes)
+        self.store.commit(StoredBlock(header, body, changes, undo, messages))
+        self._tries[header.number] = self._next
+        self._remember(header.number, changes, undo)
+        self.head = header
+        self._fold()
+
+    def finalize(self, number: BlockNumber, justification: bytes) -> None:
+        assert self.finalized < number <= self.head.number
+        self.store.finalize(number, justification)
+        self.finalized = number
+
+    def _fold(self) -> None:
+        for _ in range(FOLD_BLOCKS_MAX):
+            number = self.folded + 1
+            if number > min(self.head.number - WINDOW_BLOCKS, self.finalized):
+                return
+            self.store.fold(BlockNumber(number), keep=self.archive)
+            del self._tries[self.folded]
+            for key in self._undos.pop(number):
+                touched = self._touched[key]
+                touched.remove(number)
+                if not touched:
+                    del self._touched[key]
+                    del self._recent[key]
+            self.folded = BlockNumber(number)

@@ -1,0 +1,1 @@
+"""What decides in a node, pure: the pool of transactions."""

@@ -1,0 +1,1 @@
+"""How blocks are ordered and finalized: `solo`, one authority in this process."""

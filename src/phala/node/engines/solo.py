@@ -1,0 +1,126 @@
+"""One authority: a block when there is work, its justification when the next one is written.
+
+A block is committed before it is signed, so a kill in between can never finalize two blocks of one
+number. Finality lags the head by a block: clients that hear of both at once lose the first.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from phala.crypto.signatures import Keypair, ed25519_sign
+from phala.errors import Refused
+from phala.finality import JUSTIFICATION, Justification, Precommit, SetId, signed_precommit
+from phala.node.core.pool import Pooled, Status
+from phala.node.service import Node, now
+from phala.primitives.types import BlockNumber
+from phala.runtime import BlockBuilder, InvalidTransaction, Problem
+from phala.trie import State
+
+LOG: Final = logging.getLogger("phala.node.solo")
+WORK_S: Final = 0.5  # between two blocks while there is work
+IDLE_S: Final = 3.0
+BUILD_S_MAX: Final = 0.4  # executing; what is left goes into the next block
+YIELD_EVERY: Final = 16  # transactions; then others may use the loop
+SET_ID: Final = SetId(0)
+
+
+class Solo:
+    """Writes blocks on the head of one node."""
+
+    def __init__(self, node: Node, key: Keypair) -> None:
+        self.node = node
+        self.key = key
+        self._wake = asyncio.Event()
+        self._written = time.monotonic() - WORK_S
+        self._work_on_top = len(node.chain.store.body(node.chain.head.number)) > 1
+
+    def ensure_authority(self, authorities: tuple[bytes, ...]) -> None:
+        """Raises `Refused` where this key is not the chain's one authority."""
+        if authorities != (self.key.public,):
+            raise Refused(
+                f"the chain's authorities are {[key.hex() for key in authorities]}, "
+                f"this node's key is {self.key.public.hex()}",
+                mend="put the authority's key into this node's folder",
+            )
+
+    def wake(self) -> None:
+        """There may be work."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write blocks until cancelled."""
+        while True:
+            await self._wait()
+            await self.write()
+
+    async def _wait(self) -> None:
+        while True:
+            busy = len(self.node.pool) > 0 or self._work_on_top
+            left = self._written + (WORK_S if busy else IDLE_S) - time.monotonic()
+            if left <= 0:
+                return
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), left)
+            except TimeoutError:
+                return
+            if busy:  # already as soon as may be
+                await asyncio.sleep(max(0, self._written + WORK_S - time.monotonic()))
+                return
+
+    async def write(self) -> None:
+        """Write one block on the head, then finalize the head before it."""
+        chain, runtime = self.node.chain, self.node.runtime
+        parent = chain.head
+        builder = runtime.open_block(State(chain.state_at(parent.number)), parent)
+        inherents = builder.inherents(now())
+        for inherent in inherents:
+            builder.apply(inherent)
+        taken = await self._fill(builder)
+        sealed = builder.seal(chain.root_with)
+        chain.append(
+            sealed.header,
+            sealed.body,
+            sealed.changes,
+            tuple((each.topic, each.count, each.envelope) for each in sealed.messages),
+        )
+        self._written = time.monotonic()
+        self._work_on_top = len(sealed.body) > len(inherents)
+        self.node.included(sealed.header, frozenset(key for key, _ in sealed.changes), taken)
+        if parent.number > chain.finalized:
+            self.finalize(parent.number)
+        self.node.revalidate()
+
+    async def _fill(self, builder: BlockBuilder) -> list[Pooled]:
+        """Apply what is ready; the transactions that are in the block."""
+        taken: list[Pooled] = []
+        until = time.monotonic() + BUILD_S_MAX
+        for count, each in enumerate(list(self.node.pool.in_order()), 1):
+            try:
+                builder.apply(each.data, check_signature=False)
+            except InvalidTransaction as refusal:
+                if refusal.problem is Problem.EXHAUSTS_RESOURCES:
+                    break
+                if refusal.problem is not Problem.FUTURE:
+                    LOG.info("not included: %s", refusal)
+                    self.node.pool.ban(each.hash, self.node.chain.head.number)
+                    self.node.tell_changes(self.node.pool.remove(each.hash, Status.INVALID))
+            else:
+                taken.append(each)
+            if time.monotonic() > until:
+                break
+            if count % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+        return taken
+
+    def finalize(self, number: BlockNumber) -> None:
+        """Sign a committed block, commit its justification, then tell of it."""
+        block = self.node.chain.header(number).hash()
+        round_ = number + 1
+        message = signed_precommit(number, block, round_, SET_ID)
+        vote = Precommit(block, number, ed25519_sign(self.key, message), self.key.public)
+        justification = JUSTIFICATION.encode(Justification(round_, block, number, (vote,)))
+        self.node.chain.finalize(number, justification)
+        self.node.finalized(number, justification)

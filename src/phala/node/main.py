@@ -1,0 +1,149 @@
+"""The node's process: `python -m phala.node --dir DIR --spec SPEC`."""
+
+import argparse
+import asyncio
+import gc
+import json
+import logging
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+import uvloop
+
+from phala.errors import PhalaError, Unavailable
+from phala.node.chain import Chain
+from phala.node.engines.solo import Solo
+from phala.node.keys import load_grandpa_key
+from phala.node.rpc import author, blocks, state, system
+from phala.node.rpc.server import REQUEST_BYTES_MAX, Door, Methods
+from phala.node.service import Node
+from phala.node.spec import load_spec, make_genesis
+from phala.node.store import Store
+from phala.runtime import Runtime
+
+LOG: Final = logging.getLogger("phala.node")
+PORT: Final = 9944  # Substrate's
+STOP_S_MAX: Final = 2  # for connections to end
+BACKLOG: Final = 512
+KEEP_ALIVE_S: Final = 75
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record),
+            "level": record.levelname,
+            "name": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="phala.node", description="A node of a Phala chain.")
+    parser.add_argument("--dir", type=Path, required=True, help="the node's own folder")
+    parser.add_argument("--spec", type=Path, required=True, help="the chain's spec")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=PORT, help="0: any")
+    parser.add_argument("--pruning", default="256", choices=("256", "archive"))
+    return parser.parse_args()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Raises `Unavailable` where the port is taken."""
+    door = socket.socket()
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        door.bind((host, port))
+    except OSError as error:
+        door.close()
+        raise Unavailable(
+            f"port {port} on {host}: {error.strerror}", mend="give another, or --port 0 for any"
+        ) from None
+    door.listen(BACKLOG)
+    return door
+
+
+def open_node(folder: Path, spec: Path, *, archive: bool) -> tuple[Node, Solo, system.Identity]:
+    """The chain of a folder, made at the first start."""
+    runtime = Runtime()
+    genesis = make_genesis(load_spec(spec), runtime)
+    store = Store(folder / "db")
+    store.create(genesis.header, list(genesis.state.items()))
+    node = Node(Chain(store, archive=archive), runtime)
+    solo = Solo(node, load_grandpa_key(folder / "grandpa.key"))
+    solo.ensure_authority(tuple(key for key, _ in genesis.config.authorities))
+    node.listen(lambda _: solo.wake())
+    return node, solo, system.Identity(genesis.config.name, genesis.config.chain_type)
+
+
+def methods_of(node: Node, identity: system.Identity) -> Methods:
+    methods = Methods()
+    blocks.register(methods, node)
+    state.register(methods, node)
+    author.register(methods, node)
+    system.register(methods, node, identity)
+    return methods
+
+
+async def serve(node: Node, solo: Solo, identity: system.Identity, door: socket.socket) -> None:
+    """Answer and write blocks until a signal."""
+    server = uvicorn.Server(
+        uvicorn.Config(
+            Door(methods_of(node, identity)),
+            ws="websockets-sansio",
+            ws_max_size=REQUEST_BYTES_MAX,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=STOP_S_MAX,
+        )
+    )
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    serving = asyncio.create_task(server._serve([door]))  # noqa: SLF001 - without its signals
+    writing = asyncio.create_task(solo.run())
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    ready = {
+        "ready": True,
+        "port": door.getsockname()[1],
+        "genesis": "0x" + node.chain.genesis.hex(),
+        "head": node.chain.head.number,
+    }
+    print(json.dumps(ready), flush=True)  # noqa: T201 - the line that says it serves
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, writing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    writing.cancel()
+    server.should_exit = True
+    await serving
+    if writing.done() and not writing.cancelled():
+        writing.result()  # what ended it, when not we
+
+
+def main() -> None:
+    chosen = arguments()
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        door = listen(chosen.host, chosen.port)
+        opened = open_node(chosen.dir, chosen.spec, archive=chosen.pruning == "archive")
+        gc.collect()
+        gc.freeze()  # the trie and the tables stay: the collector need not walk them
+        uvloop.run(serve(*opened, door))
+    except PhalaError as error:
+        LOG.error("%s", error)  # noqa: TRY400 - the mend is in it, a trace is not needed
+        sys.exit(error.exit_code)
+    finally:
+        LOG.info("stopped")

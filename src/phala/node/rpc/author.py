@@ -1,0 +1,78 @@
+"""`author_*` and `account_*`: extrinsics on their way into a block."""
+
+from typing import Any
+
+from phala.errors import PhalaError
+from phala.node.core.pool import Change, Status
+from phala.node.rpc.errors import BAD_FORMAT, INVALID_PARAMS, RpcError, of_submission
+from phala.node.rpc.params import Params, hex_bytes, text, to_hex
+from phala.node.rpc.server import Methods, Subscription
+from phala.node.service import Happening, Included, Node
+from phala.primitives.address import decode_ss58
+from phala.primitives.types import Hash
+from phala.runtime.validity import nonce_tag
+
+
+def register(methods: Methods, node: Node) -> None:
+    def submit(params: Params) -> Hash:
+        data = params.needed(0, hex_bytes)
+        if not data:
+            raise RpcError(BAD_FORMAT, "Extrinsic has invalid format", "no bytes")
+        try:
+            return node.submit(data)
+        except PhalaError as error:
+            raise of_submission(error) from None
+
+    @methods.add("author_submitExtrinsic")
+    def submit_extrinsic(params: Params) -> Any:
+        return to_hex(submit(params))
+
+    @methods.add("author_pendingExtrinsics")
+    def pending_extrinsics(_params: Params) -> Any:
+        return [to_hex(each) for each in node.pool.data()]
+
+    @methods.add_subscription(
+        "author_submitAndWatchExtrinsic",
+        ended_by=("author_unwatchExtrinsic",),
+        notification="author_extrinsicUpdate",
+    )
+    def submit_and_watch(params: Params, subscription: Subscription) -> None:
+        heard: list[Happening] = []
+        watched: list[Hash] = []
+
+        def listener(happening: Happening) -> None:
+            if not watched:
+                heard.append(happening)  # the pool tells of it before its hash is known here
+            elif isinstance(happening, Included | Change) and happening.hash == watched[0]:
+                subscription.tell(status_document(happening))
+                if isinstance(happening, Included) and happening.final:
+                    subscription.end()
+
+        subscription.at_end(node.listen(listener))
+        watched.append(submit(params))
+        for happening in heard:
+            listener(happening)
+
+    @methods.add("system_accountNextIndex", "account_nextIndex")
+    def next_index(params: Params) -> Any:
+        """The nonce that follows all that the pool has of an account."""
+        try:
+            account = decode_ss58(params.needed(0, text))
+        except PhalaError as error:
+            raise RpcError(INVALID_PARAMS, "Invalid params", error.what) from None
+        head = node.chain.head.hash()
+        data = node.runtime.call(node.state(), head, "AccountNonceApi_account_nonce", account)
+        nonce = int.from_bytes(data, "little")
+        while node.pool.provides(nonce_tag(account, nonce)):
+            nonce += 1
+        return nonce
+
+
+def status_document(happening: Included | Change) -> Any:
+    """A value of `TransactionStatus`, as clients know it."""
+    if isinstance(happening, Included):
+        return {"finalized" if happening.final else "inBlock": to_hex(happening.block)}
+    if happening.status is Status.USURPED:
+        assert happening.by is not None
+        return {"usurped": to_hex(happening.by)}
+    return happening.status.value

@@ -1,0 +1,154 @@
+"""`chain_*` and `grandpa_*`: blocks, heads, finality."""
+
+from typing import Any, Final
+
+from phala.codec.compact import encode_compact
+from phala.node.rpc.errors import INVALID_PARAMS, RpcError
+from phala.node.rpc.params import Params, block_hash, hex_bytes, number, to_hex
+from phala.node.rpc.server import Methods, Subscription
+from phala.node.service import Finalized, Happening, NewHead, Node
+from phala.primitives.header import DIGEST_ITEM, ENGINE_GRANDPA, Header
+from phala.primitives.types import BlockNumber
+
+BLOCK_HASHES_MAX: Final = 1_000  # asked for in one list
+MESSAGES_MAX: Final = 1_024  # bodies in one answer
+
+
+def header_document(header: Header) -> dict[str, Any]:
+    return {
+        "parentHash": to_hex(header.parent_hash),
+        "number": hex(header.number),
+        "stateRoot": to_hex(header.state_root),
+        "extrinsicsRoot": to_hex(header.extrinsics_root),
+        "digest": {"logs": [to_hex(DIGEST_ITEM.encode(item)) for item in header.digest]},
+    }
+
+
+def register(methods: Methods, node: Node) -> None:
+    chain = node.chain
+
+    def asked_number(params: Params, index: int = 0) -> BlockNumber:
+        """The number of the block whose hash is asked for; the head where none is."""
+        asked = params.optional(index, block_hash)
+        return chain.head.number if asked is None else chain.number_of(asked)
+
+    def hash_at(at: int) -> str | None:
+        if at > chain.head.number:
+            return None
+        return to_hex(chain.header(BlockNumber(at)).hash())
+
+    @methods.add("chain_getBlockHash")
+    def get_block_hash(params: Params) -> Any:
+        many = params.optional(0, lambda value, _: value if isinstance(value, list) else [])
+        if many:
+            if len(many) > BLOCK_HASHES_MAX:
+                raise RpcError(INVALID_PARAMS, "Invalid params", f"at most {BLOCK_HASHES_MAX}")
+            return [hash_at(number(each, 0)) for each in many]
+        at = params.optional(0, number)
+        return hash_at(chain.head.number if at is None else at)
+
+    @methods.add("chain_getHeader")
+    def get_header(params: Params) -> Any:
+        asked = params.optional(0, block_hash)
+        if asked is not None and chain.store.number_of(asked) is None:
+            return None
+        return header_document(chain.header(asked_number(params)))
+
+    @methods.add("chain_getBlock")
+    def get_block(params: Params) -> Any:
+        asked = params.optional(0, block_hash)
+        if asked is not None and chain.store.number_of(asked) is None:
+            return None
+        at = asked_number(params)
+        justification = chain.store.justification(at)
+        return {
+            "block": {
+                "header": header_document(chain.header(at)),
+                "extrinsics": [to_hex(each) for each in chain.store.body(at)],
+            },
+            "justifications": None
+            if justification is None
+            else [[list(ENGINE_GRANDPA), list(justification)]],
+        }
+
+    @methods.add("chain_getHead")
+    def get_head(_params: Params) -> Any:
+        return to_hex(chain.head.hash())
+
+    @methods.add("chain_getFinalizedHead", "chain_getFinalisedHead")
+    def get_finalized_head(_params: Params) -> Any:
+        return to_hex(chain.header(chain.finalized).hash())
+
+    def heads(subscription: Subscription, happening: Happening) -> None:
+        if isinstance(happening, NewHead):
+            subscription.tell(header_document(happening.header))
+
+    @methods.add_subscription(
+        "chain_subscribeNewHeads", "chain_subscribeNewHead", "subscribe_newHead",
+        ended_by=("chain_unsubscribeNewHeads", "chain_unsubscribeNewHead", "unsubscribe_newHead"),
+        notification="chain_newHead",
+    )  # fmt: skip
+    def subscribe_new_heads(_params: Params, subscription: Subscription) -> None:
+        subscription.tell(header_document(chain.head))
+        subscription.at_end(node.listen(lambda happening: heads(subscription, happening)))
+
+    @methods.add_subscription(
+        "chain_subscribeAllHeads",
+        ended_by=("chain_unsubscribeAllHeads",),
+        notification="chain_allHead",
+    )
+    def subscribe_all_heads(_params: Params, subscription: Subscription) -> None:
+        subscription.tell(header_document(chain.head))
+        subscription.at_end(node.listen(lambda happening: heads(subscription, happening)))
+
+    @methods.add_subscription(
+        "chain_subscribeFinalizedHeads", "chain_subscribeFinalisedHeads",
+        ended_by=("chain_unsubscribeFinalizedHeads", "chain_unsubscribeFinalisedHeads"),
+        notification="chain_finalizedHead",
+    )  # fmt: skip
+    def subscribe_finalized_heads(_params: Params, subscription: Subscription) -> None:
+        def listener(happening: Happening) -> None:
+            if isinstance(happening, Finalized):
+                subscription.tell(header_document(chain.header(happening.number)))
+
+        subscription.tell(header_document(chain.header(chain.finalized)))
+        subscription.at_end(node.listen(listener))
+
+    @methods.add_subscription(
+        "grandpa_subscribeJustifications",
+        ended_by=("grandpa_unsubscribeJustifications",),
+        notification="grandpa_justifications",
+    )
+    def subscribe_justifications(_params: Params, subscription: Subscription) -> None:
+        def listener(happening: Happening) -> None:
+            if isinstance(happening, Finalized):
+                subscription.tell(to_hex(happening.justification))
+
+        subscription.at_end(node.listen(listener))
+
+    @methods.add("grandpa_proveFinality")
+    def prove_finality(params: Params) -> Any:
+        """SCALE of block hash, justification and the headers from the asked block on, excluded."""
+        at = params.needed(0, number)
+        if at > chain.finalized:
+            return None
+        final = chain.finalized
+        justification = chain.store.justification(final)
+        if justification is None:  # genesis needs none
+            return None
+        proof = b"".join(
+            (
+                chain.header(final).hash(),
+                encode_compact(len(justification)),
+                justification,
+                encode_compact(0),
+            )
+        )
+        return to_hex(proof)
+
+    @methods.add("mq_getMessages")
+    def get_messages(params: Params) -> Any:
+        from_count = params.needed(1, number)
+        limit = min(params.optional(2, number) or MESSAGES_MAX, MESSAGES_MAX)
+        topic = params.needed(0, hex_bytes)
+        return [to_hex(each) for each in chain.store.messages(topic, from_count, limit)]

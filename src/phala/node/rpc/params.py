@@ -1,0 +1,85 @@
+"""Parameters of methods, parsed once. Whatever is not what it should be raises `RpcError`."""
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from phala.node.rpc.errors import INVALID_PARAMS, RpcError
+from phala.primitives.types import Hash
+
+T = TypeVar("T")
+
+HEX_CHARS_MAX: Final = 12 * 1024 * 1024
+KEYS_MAX: Final = 1_000  # in one request
+
+
+class Params:
+    """The positional parameters of one request."""
+
+    def __init__(self, found: Any) -> None:
+        if found is None:
+            found = []
+        if not isinstance(found, list):
+            raise RpcError(INVALID_PARAMS, "Invalid params", "give parameters by position")
+        self._found = found
+
+    def _at(self, index: int) -> Any:
+        return self._found[index] if index < len(self._found) else None
+
+    def optional(self, index: int, parse: Callable[[Any, int], T]) -> T | None:
+        """None where the parameter is absent, null or, as some clients send, empty."""
+        value = self._at(index)
+        return None if value is None or value == "" else parse(value, index)
+
+    def needed(self, index: int, parse: Callable[[Any, int], T]) -> T:
+        if index >= len(self._found):
+            raise RpcError(INVALID_PARAMS, "Invalid params", f"parameter {index} is missing")
+        return parse(self._found[index], index)
+
+
+def bad(index: int, need: str, found: Any) -> RpcError:
+    shown = repr(found)[:60]
+    return RpcError(INVALID_PARAMS, "Invalid params", f"parameter {index} is {shown}, not {need}")
+
+
+def hex_bytes(value: Any, index: int) -> bytes:
+    if not isinstance(value, str) or len(value) > HEX_CHARS_MAX:
+        raise bad(index, "hex", value)
+    try:
+        return bytes.fromhex(value.removeprefix("0x"))
+    except ValueError:
+        raise bad(index, "hex", value) from None
+
+
+def block_hash(value: Any, index: int) -> Hash:
+    data = hex_bytes(value, index)
+    if len(data) != 32:
+        raise bad(index, "a block's hash", value)
+    return Hash(data)
+
+
+def number(value: Any, index: int) -> int:
+    """A number, also as hex text, as some clients write block numbers."""
+    if isinstance(value, str):
+        try:
+            value = int(value, 16 if value.startswith("0x") else 10)
+        except ValueError:
+            raise bad(index, "a number", value) from None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
+        raise bad(index, "a number", value)
+    return value
+
+
+def text(value: Any, index: int) -> str:
+    if not isinstance(value, str):
+        raise bad(index, "text", value)
+    return value
+
+
+def keys(value: Any, index: int) -> list[bytes]:
+    if not isinstance(value, list) or len(value) > KEYS_MAX:
+        raise bad(index, f"a list of at most {KEYS_MAX} keys", value)
+    return [hex_bytes(key, index) for key in value]
+
+
+def to_hex(data: bytes) -> str:
+    return "0x" + data.hex()

@@ -1,0 +1,180 @@
+"""`state_*`, `payment_*` and `childstate_*`: storage, proofs, runtime calls."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Final
+
+from phala.codec import Malformed, Reader
+from phala.codec.compact import read_compact
+from phala.crypto.hashes import blake2_256
+from phala.node.chain import StateView
+from phala.node.rpc.errors import INVALID_PARAMS, RpcError
+from phala.node.rpc.params import Params, block_hash, hex_bytes, keys, number, text, to_hex
+from phala.node.rpc.server import Methods, Subscription
+from phala.node.service import Happening, NewHead, Node
+from phala.primitives.types import BlockNumber
+from phala.trie import State
+
+PAGE_KEYS_MAX: Final = 1_000  # Substrate's limit
+QUERY_BLOCKS_MAX: Final = 256
+VALUES_MAX: Final = 10_000  # keys that `state_getPairs` may answer with
+
+
+def register(methods: Methods, node: Node) -> None:
+    chain, runtime = node.chain, node.runtime
+
+    def view(params: Params, index: int) -> StateView:
+        asked = params.optional(index, block_hash)
+        return chain.state_at(chain.head.number if asked is None else chain.number_of(asked))
+
+    def call(name: str, data: bytes, at: StateView) -> bytes:
+        return runtime.call(State(at), chain.header(at.number).hash(), name, data)
+
+    def value(found: bytes | None) -> str | None:
+        return None if found is None else to_hex(found)
+
+    @methods.add("state_getMetadata")
+    def get_metadata(_params: Params) -> Any:
+        return to_hex(runtime.metadata(14))
+
+    @methods.add("state_getRuntimeVersion", "chain_getRuntimeVersion")
+    def get_runtime_version(_params: Params) -> Any:
+        return version_document(node)
+
+    @methods.add("state_call", "state_callAt")
+    def state_call(params: Params) -> Any:
+        name, data = params.needed(0, text), params.optional(1, hex_bytes) or b""
+        try:
+            return to_hex(call(name, data, view(params, 2)))
+        except Malformed as error:
+            raise RpcError(INVALID_PARAMS, f"Execution failed: {error.what}", error.mend) from None
+
+    @methods.add("state_getStorage", "state_getStorageAt")
+    def get_storage(params: Params) -> Any:
+        return value(view(params, 1).get(params.needed(0, hex_bytes)))
+
+    @methods.add("state_getStorageHash", "state_getStorageHashAt")
+    def get_storage_hash(params: Params) -> Any:
+        found = view(params, 1).get(params.needed(0, hex_bytes))
+        return None if found is None else to_hex(blake2_256(found))
+
+    @methods.add("state_getStorageSize", "state_getStorageSizeAt")
+    def get_storage_size(params: Params) -> Any:
+        found = view(params, 1).get(params.needed(0, hex_bytes))
+        return None if found is None else len(found)
+
+    def page(prefix: bytes, count: int, start: bytes | None, at: StateView) -> list[str]:
+        if count > PAGE_KEYS_MAX:
+            raise RpcError(INVALID_PARAMS, "Invalid params", f"at most {PAGE_KEYS_MAX} keys a page")
+        found: Iterator[bytes] = at.keys(prefix)
+        if start:
+            found = (key for key in found if key > start)
+        return [to_hex(key) for key in islice(found, count)]
+
+    @methods.add("state_getKeysPaged", "state_getKeysPagedAt")
+    def get_keys_paged(params: Params) -> Any:
+        prefix = params.optional(0, hex_bytes) or b""
+        count = params.needed(1, number)
+        return page(prefix, count, params.optional(2, hex_bytes), view(params, 3))
+
+    @methods.add("state_getKeys")
+    def get_keys(params: Params) -> Any:
+        found = view(params, 1).keys(params.optional(0, hex_bytes) or b"")
+        return [to_hex(key) for key in islice(found, VALUES_MAX)]
+
+    @methods.add("state_getPairs")
+    def get_pairs(params: Params) -> Any:
+        at = view(params, 1)
+        found = islice(at.keys(params.optional(0, hex_bytes) or b""), VALUES_MAX)
+        return [[to_hex(key), value(at.get(key))] for key in found]
+
+    @methods.add("state_queryStorageAt")
+    def query_storage_at(params: Params) -> Any:
+        asked, at = params.needed(0, keys), view(params, 1)
+        return [changes_document(node, at, asked)]
+
+    @methods.add("state_queryStorage")
+    def query_storage(params: Params) -> Any:
+        asked = params.needed(0, keys)
+        first = chain.number_of(params.needed(1, block_hash))
+        last = params.optional(2, block_hash)
+        end = chain.head.number if last is None else chain.number_of(last)
+        if not first <= end <= first + QUERY_BLOCKS_MAX:
+            raise RpcError(INVALID_PARAMS, "Invalid params", f"ask for {QUERY_BLOCKS_MAX} blocks")
+        out = [changes_document(node, chain.state_at(first), asked)]
+        for each in range(first + 1, end + 1):
+            before, after = (chain.state_at(BlockNumber(n)) for n in (each - 1, each))
+            changed = [key for key in asked if before.get(key) != after.get(key)]
+            if changed:
+                out.append(changes_document(node, after, changed))
+        return out
+
+    @methods.add("state_getReadProof")
+    def get_read_proof(params: Params) -> Any:
+        asked, at = params.needed(0, keys), view(params, 1)
+        return {
+            "at": to_hex(chain.header(at.number).hash()),
+            "proof": [to_hex(each) for each in chain.prove(asked, at.number)],
+        }
+
+    @methods.add_subscription(
+        "state_subscribeStorage",
+        ended_by=("state_unsubscribeStorage",),
+        notification="state_storage",
+    )
+    def subscribe_storage(params: Params, subscription: Subscription) -> None:
+        asked = params.needed(0, keys)
+
+        def listener(happening: Happening) -> None:
+            if isinstance(happening, NewHead):
+                changed = [key for key in asked if key in happening.keys]
+                if changed:
+                    at = chain.state_at(happening.header.number)
+                    subscription.tell(changes_document(node, at, changed))
+
+        # All keys at once, whether they hold anything or not: clients wait for that.
+        subscription.tell(changes_document(node, chain.state_at(chain.head.number), asked))
+        subscription.at_end(node.listen(listener))
+
+    @methods.add_subscription(
+        "state_subscribeRuntimeVersion", "chain_subscribeRuntimeVersion",
+        ended_by=("state_unsubscribeRuntimeVersion", "chain_unsubscribeRuntimeVersion"),
+        notification="state_runtimeVersion",
+    )  # fmt: skip
+    def subscribe_runtime_version(_params: Params, subscription: Subscription) -> None:
+        subscription.tell(version_document(node))
+
+    @methods.add("payment_queryInfo")
+    def query_info(params: Params) -> Any:
+        extrinsic = params.needed(0, hex_bytes)
+        data = extrinsic + len(extrinsic).to_bytes(4, "little")
+        reader = Reader(call("TransactionPaymentApi_query_info", data, view(params, 1)))
+        ref_time, proof_size = read_compact(reader), read_compact(reader)
+        return {
+            "weight": {"ref_time": ref_time, "proof_size": proof_size},
+            "class": ("normal", "operational", "mandatory")[reader.take(1)[0]],
+            "partialFee": str(int.from_bytes(reader.take(16), "little")),
+        }
+
+
+def changes_document(node: Node, at: StateView, asked: list[bytes]) -> dict[str, Any]:
+    found = [(key, at.get(key)) for key in asked]
+    return {
+        "block": to_hex(node.chain.header(at.number).hash()),
+        "changes": [[to_hex(key), None if got is None else to_hex(got)] for key, got in found],
+    }
+
+
+def version_document(node: Node) -> dict[str, Any]:
+    version = node.runtime.version
+    return {
+        "specName": version.spec_name,
+        "implName": version.impl_name,
+        "authoringVersion": version.authoring_version,
+        "specVersion": version.spec_version,
+        "implVersion": version.impl_version,
+        "apis": [[to_hex(name), number] for name, number in version.apis],
+        "transactionVersion": version.transaction_version,
+        "systemVersion": version.system_version,
+        "stateVersion": version.system_version,
+    }

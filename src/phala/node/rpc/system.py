@@ -1,0 +1,49 @@
+"""`system_*` and `rpc_methods`: what this node is."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from phala.node.rpc.params import Params, to_hex
+from phala.node.rpc.server import Methods
+from phala.node.service import Node
+from phala.primitives.address import SS58_PREFIX
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a spec calls its chain."""
+
+    name: str
+    chain_type: str  # Substrate's: Development, Local, Live
+
+
+def register(methods: Methods, node: Node, identity: Identity) -> None:
+    def fixed(name: str, answer: Any) -> None:
+        methods.add(name)(lambda _params: answer)
+
+    fixed("system_chain", identity.name)
+    fixed("system_chainType", identity.chain_type)
+    fixed("system_name", "Phala")
+    fixed("system_version", version("phala"))
+    fixed(
+        "system_properties",
+        {"ss58Format": SS58_PREFIX, "tokenDecimals": 12, "tokenSymbol": "PHA"},
+    )
+    fixed("system_nodeRoles", ["Authority"])
+    fixed("system_peers", [])
+    fixed("system_localPeerId", to_hex(node.chain.genesis))
+    fixed("system_localListenAddresses", [])
+
+    @methods.add("system_health")
+    def health(_params: Params) -> Any:
+        return {"peers": 0, "isSyncing": False, "shouldHavePeers": False}
+
+    @methods.add("system_syncState")
+    def sync_state(_params: Params) -> Any:
+        head = node.chain.head.number
+        return {"startingBlock": 0, "currentBlock": head, "highestBlock": head}
+
+    @methods.add("rpc_methods")
+    def rpc_methods(_params: Params) -> Any:
+        return {"methods": methods.names()}

@@ -1,0 +1,161 @@
+"""A running node: the chain, the pool, and whoever wants to hear of them."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from phala.crypto.hashes import blake2_256
+from phala.errors import PhalaError
+from phala.node.chain import Chain
+from phala.node.core.pool import Change, Pool, Pooled, Status
+from phala.primitives.header import Header
+from phala.primitives.types import BlockNumber, Hash, Moment
+from phala.runtime import InvalidTransaction, Problem, Runtime, Source, Validator
+from phala.trie import State
+
+LOG: Final = logging.getLogger("phala.node")
+
+
+@dataclass(frozen=True, slots=True)
+class NewHead:
+    """A block was written."""
+
+    header: Header
+    hash: Hash
+    keys: frozenset[bytes]  # storage that it changed
+
+
+@dataclass(frozen=True, slots=True)
+class Finalized:
+    number: BlockNumber
+    hash: Hash
+    justification: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Included:
+    """A pooled transaction is in a block, and later in a finalized one."""
+
+    hash: Hash
+    block: Hash
+    final: bool
+
+
+Happening: TypeAlias = NewHead | Finalized | Included | Change
+Listener: TypeAlias = Callable[[Happening], None]
+
+
+class Node:
+    """One chain and one pool. Everything here runs on one event loop's thread."""
+
+    def __init__(self, chain: Chain, runtime: Runtime) -> None:
+        self.chain = chain
+        self.runtime = runtime
+        self.pool = Pool()
+        self._validator: Validator | None = None  # of the present head
+        self.started = time.monotonic()
+        self._listeners: dict[int, Listener] = {}
+        self._next_listener = 0
+        self._included: dict[BlockNumber, tuple[Hash, ...]] = {}
+
+    # ---- hearing
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` of everything that happens, until the returned function is called."""
+        self._next_listener += 1
+        name = self._next_listener
+        self._listeners[name] = listener
+        return lambda: self._listeners.pop(name, None) and None
+
+    def tell(self, happening: Happening) -> None:
+        for listener in list(self._listeners.values()):
+            try:
+                listener(happening)
+            except Exception:  # one listener's trouble is not the node's
+                LOG.exception("a listener failed")
+
+    def tell_changes(self, changes: list[Change]) -> None:
+        for change in changes:
+            self.tell(change)
+
+    # ---- transactions
+
+    def state(self) -> State:
+        """A fresh overlay over the head's state."""
+        return State(self.chain.state_at(self.chain.head.number))
+
+    def submit(self, data: bytes, *, source: Source = Source.EXTERNAL) -> Hash:
+        """Validate a transaction and put it into the pool; its hash.
+
+        Raises:
+            InvalidTransaction, Malformed: it cannot be in the next block.
+            Refused: the pool does not take it.
+        """
+        found = Hash(blake2_256(data))
+        number = self.chain.head.number
+        self.pool.ensure_new(found, number)
+        try:
+            pooled = self._validated(data, found, source)
+        except InvalidTransaction as refusal:
+            if refusal.problem not in (Problem.FUTURE, Problem.PAYMENT):
+                self.pool.ban(found, number)
+            raise
+        self.tell_changes(self.pool.add(pooled))
+        return found
+
+    def _validated(self, data: bytes, found: Hash, source: Source) -> Pooled:
+        if self._validator is None:
+            self._validator = self.runtime.validator(self.state(), self.chain.head)
+        valid = self._validator.validate(data, source)
+        return Pooled(
+            found,
+            data,
+            valid.priority,
+            valid.requires,
+            valid.provides,
+            self.chain.head.number + valid.longevity,
+        )
+
+    def revalidate(self) -> None:
+        """Look again at what has waited as long as it said that it is valid."""
+        for old in self.pool.stale(self.chain.head.number):
+            self.tell_changes(self.pool.remove(old.hash, Status.INVALID))
+            try:
+                self.tell_changes(
+                    self.pool.add(self._validated(old.data, old.hash, Source.EXTERNAL))
+                )
+            except PhalaError as refusal:
+                LOG.info("dropped from the pool: %s", refusal)
+
+    # ---- blocks
+
+    def included(self, header: Header, keys: frozenset[bytes], taken: list[Pooled]) -> None:
+        """A block was written, with these of the pool in it."""
+        self._validator = None
+        block = header.hash()
+        self.tell(NewHead(header, block, keys))
+        for each in taken:
+            self.tell(Included(each.hash, block, final=False))
+        self._included[header.number] = tuple(each.hash for each in taken)
+        changes = self.pool.included(
+            (each.hash for each in taken), (tag for each in taken for tag in each.provides)
+        )
+        self.tell_changes(changes)
+
+    def finalized(self, number: BlockNumber, justification: bytes) -> None:
+        """A block and its ancestors are final: on disk already."""
+        block = self.chain.header(number).hash()
+        self.tell(Finalized(number, block, justification))
+        for past in [each for each in self._included if each <= number]:
+            hashes = self._included.pop(past)
+            if hashes:
+                where = self.chain.header(past).hash()
+                for found in hashes:
+                    self.tell(Included(found, where, final=True))
+
+
+def now() -> Moment:
+    """The wall clock, for the one place that needs it: a new block's timestamp."""
+    return Moment(time.time_ns() // 1_000_000)

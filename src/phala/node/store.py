@@ -1,0 +1,239 @@
+"""What a node keeps on disk: one LMDB environment, one write transaction a block.
+
+The flat table holds the state as of block `folded`. Each later block keeps its changes (its
+write-ahead blob) and what they replaced (its undo); the oldest blobs are folded into the flat table
+in slices. So a kill at any instant leaves whole blocks, and nothing else.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+from phala.crypto.hashes import blake2_128
+from phala.errors import Refused, Unavailable
+from phala.node.blobs import Changes, decode_changes, decode_list, encode_changes, encode_list
+from phala.primitives.header import HEADER, Header
+from phala.primitives.types import BlockNumber, Hash
+
+STORE_VERSION: Final = b"1"
+MAP_BYTES: Final = 1 << 40  # address space, not disk; the file grows with what is written
+TABLES: Final = (
+    "meta", "flat", "headers", "bodies", "justifications", "changes", "undos", "hashes",
+    "messages", "extrinsics", "history",
+)  # fmt: skip
+
+
+class OtherChain(Refused):
+    """The folder holds another chain than the spec."""
+
+
+class Damaged(Unavailable):
+    """What is on disk does not fit together."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlock:
+    """A block with all that is written with it."""
+
+    header: Header
+    body: tuple[bytes, ...]
+    changes: Changes
+    undo: Changes  # the same keys, what they held before
+    messages: tuple[tuple[bytes, int, bytes], ...]  # topic, count, envelope
+
+    @property
+    def number(self) -> BlockNumber:
+        return self.header.number
+
+
+def _number(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+def _message_key(topic: bytes, count: int) -> bytes:
+    return blake2_128(topic) + _number(count)
+
+
+class Store:
+    """One node's disk. Not thread-safe for writing; readers never block."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open or create. Raises `Unavailable` where the folder cannot be written or is in use."""
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._env = lmdb.open(str(folder), map_size=MAP_BYTES, max_dbs=len(TABLES))
+        except lmdb.Error as error:
+            raise Unavailable(
+                f"the store in {folder} does not open: {error}",
+                mend="check the folder's rights and the disk's space",
+            ) from None
+        self._tables = {name: self._env.open_db(name.encode()) for name in TABLES}
+
+    def close(self) -> None:
+        self._env.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[lmdb.Transaction]:
+        try:
+            with self._env.begin(write=True) as transaction:
+                yield transaction
+        except lmdb.Error as error:
+            raise Unavailable(
+                f"the store does not write: {error}", mend="free disk space, then start again"
+            ) from None
+
+    def _get(self, table: str, key: bytes) -> bytes | None:
+        with self._env.begin(db=self._tables[table]) as transaction:
+            found: bytes | None = transaction.get(key)
+            return found
+
+    # ---- genesis and heads
+
+    def create(self, header: Header, state: Sequence[tuple[bytes, bytes]]) -> None:
+        """Write genesis: the state's items sorted by key, or `OtherChain` where another is."""
+        present = self._get("meta", b"genesis")
+        if present is not None:
+            if present != header.hash():
+                raise OtherChain(
+                    f"the store holds the chain 0x{present.hex()}, "
+                    f"the spec is of 0x{header.hash().hex()}",
+                    mend="give the folder of that chain, or an empty one",
+                )
+            return
+        with self._writing() as transaction:
+            for key, value in state:
+                transaction.put(key, value, db=self._tables["flat"], append=True)
+            self._put_header(transaction, header, ())
+            meta = self._tables["meta"]
+            transaction.put(b"genesis", header.hash(), db=meta)
+            transaction.put(b"version", STORE_VERSION, db=meta)
+            for name in (b"folded", b"finalized"):
+                transaction.put(name, _number(0), db=meta)
+
+    def _put_header(
+        self, transaction: lmdb.Transaction, header: Header, body: tuple[bytes, ...]
+    ) -> None:
+        at, tables = _number(header.number), self._tables
+        transaction.put(at, HEADER.encode(header), db=tables["headers"])
+        transaction.put(at, encode_list(body), db=tables["bodies"])
+        transaction.put(header.hash(), at, db=tables["hashes"])
+
+    @property
+    def folded(self) -> BlockNumber:
+        return BlockNumber(int.from_bytes(self._get("meta", b"folded") or b"", "big"))
+
+    @property
+    def finalized(self) -> BlockNumber:
+        return BlockNumber(int.from_bytes(self._get("meta", b"finalized") or b"", "big"))
+
+    def head(self) -> Header:
+        with self._env.begin(db=self._tables["headers"]) as transaction:
+            cursor = transaction.cursor()
+            assert cursor.last(), "the store has no genesis"
+            return HEADER.decode(cursor.value())
+
+    # ---- blocks
+
+    def commit(self, block: StoredBlock) -> None:
+        """Write one block, whole; when this returns it survives a power cut."""
+        at, tables = _number(block.number), self._tables
+        with self._writing() as transaction:
+            self._put_header(transaction, block.header, block.body)
+            transaction.put(at, encode_changes(block.changes), db=tables["changes"])
+            transaction.put(at, encode_changes(block.undo), db=tables["undos"])
+            for topic, count, envelope in block.messages:
+                transaction.put(_message_key(topic, count), envelope, db=tables["messages"])
+
+    def finalize(self, number: BlockNumber, justification: bytes) -> None:
+        with self._writing() as transaction:
+            at = _number(number)
+            transaction.put(at, justification, db=self._tables["justifications"])
+            transaction.put(b"finalized", at, db=self._tables["meta"])
+
+    def header(self, number: BlockNumber) -> Header | None:
+        data = self._get("headers", _number(number))
+        return None if data is None else HEADER.decode(data)
+
+    def body(self, number: BlockNumber) -> tuple[bytes, ...]:
+        return decode_list(self._get("bodies", _number(number)) or b"")
+
+    def justification(self, number: BlockNumber) -> bytes | None:
+        return self._get("justifications", _number(number))
+
+    def number_of(self, block_hash: Hash) -> BlockNumber | None:
+        data = self._get("hashes", block_hash)
+        return None if data is None else BlockNumber(int.from_bytes(data, "big"))
+
+    def changes(self, number: BlockNumber) -> Changes:
+        return decode_changes(self._get("changes", _number(number)) or b"")
+
+    def undo(self, number: BlockNumber) -> Changes:
+        return decode_changes(self._get("undos", _number(number)) or b"")
+
+    def messages(self, topic: bytes, start: int, limit: int) -> tuple[bytes, ...]:
+        """Envelopes of a topic from a count on, without a gap, at most `limit`."""
+        out: list[bytes] = []
+        with self._env.begin(db=self._tables["messages"]) as transaction:
+            cursor = transaction.cursor()
+            found = cursor.set_range(_message_key(topic, start))
+            while found and len(out) < limit:
+                if cursor.key() != _message_key(topic, start + len(out)):
+                    break
+                out.append(cursor.value())
+                found = cursor.next()
+        return tuple(out)
+
+    # ---- the flat table
+
+    def flat(self, key: bytes) -> bytes | None:
+        return self._get("flat", key)
+
+    def flat_items(self) -> Iterator[tuple[bytes, bytes]]:
+        with self._env.begin(db=self._tables["flat"]) as transaction:
+            yield from transaction.cursor()
+
+    def flat_keys(self, prefix: bytes) -> Iterator[bytes]:
+        """Keys that start with `prefix`, in order."""
+        with self._env.begin(db=self._tables["flat"]) as transaction:
+            cursor = transaction.cursor()
+            found = cursor.set_range(prefix) if prefix else cursor.first()
+            while found and cursor.key().startswith(prefix):
+                yield cursor.key()
+                found = cursor.next()
+
+    def fold(self, number: BlockNumber, *, keep: bool) -> None:
+        """Move the blob of block `folded + 1`, which `number` is, into the flat table.
+
+        With `keep` (an archive) what it replaced goes into the history; else its undo is dropped.
+        """
+        assert number == self.folded + 1
+        at, tables = _number(number), self._tables
+        changes, undo = self.changes(number), self.undo(number)
+        with self._writing() as transaction:
+            for key, value in changes:
+                if value is None:
+                    transaction.delete(key, db=tables["flat"])
+                else:
+                    transaction.put(key, value, db=tables["flat"])
+            if keep:
+                for key, value in undo:
+                    entry = b"\0" if value is None else b"\1" + value
+                    transaction.put(blake2_128(key) + at, entry, db=tables["history"])
+            transaction.delete(at, db=tables["changes"])
+            transaction.delete(at, db=tables["undos"])
+            transaction.put(b"folded", at, db=tables["meta"])
+
+    def before(self, key: bytes, after: BlockNumber) -> tuple[bool, bytes | None]:
+        """Whether a folded block above `after` changed the key, and what it held before the first
+        that did."""
+        front = blake2_128(key)
+        with self._env.begin(db=self._tables["history"]) as transaction:
+            cursor = transaction.cursor()
+            if cursor.set_range(front + _number(after + 1)) and cursor.key().startswith(front):
+                entry: bytes = cursor.value()
+                return True, entry[1:] if entry[0] else None
+        return False, None
