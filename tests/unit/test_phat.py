@@ -11,6 +11,7 @@ import phala.phat
 from phala.phat.contract import Contract
 from phala.phat.entry import Call, Failed, call, compile_source, describe, load
 from phala.phat.local import LocalHost
+from phala.wasm.job import request_of
 
 ALICE = bytes.fromhex("d43593c715fdd31c61141abd04a99fd6822c8557854ccde39a5684e7a56da27d")
 COUNTER = Path(phala.phat.__file__).parent / "templates" / "counter.py"
@@ -288,6 +289,14 @@ def test_an_authors_mistake_is_named_with_its_line(
     if method in {"lose", "badly"}:
         assert "contract.py line" in error.text
         assert error.line
+
+
+def test_unchecked_arguments_cannot_choose_the_method(ledger: Deployed) -> None:
+    sly = request_of("join", b'{"name":"ann"},"method":"huge"')
+    failed("argument", "the arguments are not JSON", lambda: ledger.raw("command", sly))
+
+    assert ledger.raw("command", request_of("join", b'{"name":"ann"}')) == 1
+    failed("argument", "name is missing", lambda: ledger.raw("command", request_of("join", b"")))
 
 
 def test_recursion_is_an_answer(ledger: Deployed) -> None:

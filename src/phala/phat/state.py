@@ -53,6 +53,15 @@ class Field:
         self.name = name
         self.key = name.encode()
         self.default = default
+        self._hint: Any = None
+        self._shape: Shape | None = None  # None for a Map
+
+    def resolve(self) -> Shape | None:
+        if self._hint is None:
+            self._hint = hints_of(self.owner)[self.name]
+            if typing.get_origin(self._hint) is not Map:
+                self._shape = shape_of(self._hint)
+        return self._shape
 
     def __get__(self, contract: Any, owner: type | None = None) -> Any:
         if contract is None:
@@ -70,20 +79,19 @@ class Field:
         if isinstance(found, Kept):
             kept = found
         else:
-            hint = hints_of(self.owner)[self.name]
-            if typing.get_origin(hint) is Map:
+            shape = self.resolve()
+            if shape is None:
                 raise TypeError(f"{self.name} is a Map: change its items, it cannot be replaced")
-            kept = Kept(shape_of(hint), None, MISSING)
+            kept = Kept(shape, None, MISSING)
         if not kept.shape.mutable:
             value = kept.shape.load(kept.shape.dump(value, self.name), self.name)
         kept.value = value
         contract.__dict__[self.name] = kept
 
     def _load(self) -> Any:
-        hint = hints_of(self.owner)[self.name]
-        if typing.get_origin(hint) is Map:
-            return Map.bound(self.name, hint)
-        shape = shape_of(hint)
+        shape = self.resolve()
+        if shape is None:
+            return Map.bound(self.name, self._hint)
         raw = CURRENT.get().get(self.key)
         if raw is not None:
             return Kept(shape, shape.load(from_json(raw), self.name), raw)

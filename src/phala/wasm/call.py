@@ -75,7 +75,7 @@ class Call:
         self._write_bytes = 0
         self._event_bytes = 0
         self._log_bytes = 0
-        self._host_calls = 0
+        self.host_calls = 0
         self.host_fuel = 0
 
     def end(self, kind: ErrorKind, text: str) -> NoReturn:
@@ -84,8 +84,8 @@ class Call:
 
     def count(self) -> None:
         """One more host call. Every host function starts with this."""
-        self._host_calls += 1
-        if self._host_calls > self.limits.host_calls_max:
+        self.host_calls += 1
+        if self.host_calls > self.limits.host_calls_max:
             text = f"more than {self.limits.host_calls_max} host calls; touch less state in a call"
             self.end(ErrorKind.HOST_CALLS, text)
         self.charge(0)

@@ -7,6 +7,7 @@ dumps, no debugger, no life after the parent.
 import contextlib
 import ctypes
 import resource
+import select
 import signal
 import socket
 import sys
@@ -84,10 +85,14 @@ def serve(pipe: socket.socket, executor: Executor) -> None:
             case Drop(contract):
                 executor.states.pop(ContractId(contract), None)
             case Run() as run:
+                job = job_of(run)
                 try:
-                    send(pipe, done_of(executor.execute(job_of(run))))
+                    send(pipe, done_of(executor.execute(job)))
                 except UnknownCode:
                     send(pipe, NeedSource())
+                    continue
+                if not select.select([pipe], [], [], 0)[0]:
+                    executor.prepare(job)
             case other:
                 raise AssertionError(f"a pool does not send {type(other).__name__}")
 

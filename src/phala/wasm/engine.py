@@ -148,9 +148,9 @@ class Instance:
             )
         )
 
-    def refuel(self, limits: Limits) -> None:
-        """Give the next calls their measure, and start their clock."""
-        capi.ensure_ok(capi.set_fuel(self.context, limits.fuel))
+    def refuel(self, limits: Limits, *, spent: int = 0) -> None:
+        """Give the next calls their measure, of which some is spent already; start their clock."""
+        capi.ensure_ok(capi.set_fuel(self.context, limits.fuel - spent))
         self.fuel = limits.fuel
         ticks = NEVER_TICKS if limits.wall_ms is None else limits.wall_ms // TICK_MS + 1
         capi.set_epoch_deadline(self.context, ticks)

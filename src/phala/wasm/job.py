@@ -1,8 +1,11 @@
 """One call of a contract: what goes into the engine, and what comes out."""
 
+import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal, NewType
+
+from phala.errors import Invalid
 
 ContractId = NewType("ContractId", bytes)  # 32 bytes
 CodeId = NewType("CodeId", bytes)  # 32 bytes: a hash over runtime id and source
@@ -49,7 +52,7 @@ class Limits:
 
 
 COMMAND_LIMITS: Final = Limits(
-    fuel=50_000_000_000,  # about ten seconds of a core
+    fuel=50_000_000_000,  # ten to twenty seconds of a core
     memory_bytes=128 << 20,
     output_bytes_max=1 << 20,
     state_write_bytes_max=8 << 20,
@@ -112,6 +115,22 @@ class Outcome:
     logs: tuple[str, ...] = ()
     changes: dict[bytes, bytes | None] = field(default_factory=dict)  # None deletes
     fuel_used: int = 0
+    at: object = None  # what the pool was told about the state that it ran on
+
+
+def request_of(method: str, arguments: bytes) -> bytes:
+    """A request for `method` with arguments that nobody checked: whatever they are, it stays this.
+
+    Raises:
+        Invalid: they are not UTF-8.
+    """
+    try:
+        text = arguments.decode()
+    except UnicodeDecodeError as error:
+        raise Invalid(
+            f"the arguments are not UTF-8 at byte {error.start}", mend="send them as JSON"
+        ) from None
+    return json.dumps({"method": method, "arguments": text}).encode()
 
 
 def fuel_class(fuel_used: int) -> int:

@@ -16,6 +16,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Final, Self
 
 from phala.codec import Malformed
@@ -56,13 +57,15 @@ COMMAND_TRIES: Final = 3
 class Committed:
     """A contract's state as last handed in."""
 
-    def __init__(self, items: Mapping[bytes, bytes], version: int) -> None:
+    def __init__(self, items: Mapping[bytes, bytes], version: int, at: object = None) -> None:
+        self.at = at
         self.items = dict(items)
         self.version = version
         self.size_bytes = sum(len(key) + len(value) for key, value in items.items())
         self.recent: deque[Mapping[bytes, bytes | None]] = deque(maxlen=CHANGES_KEPT)
 
-    def apply(self, changes: Mapping[bytes, bytes | None]) -> None:
+    def apply(self, changes: Mapping[bytes, bytes | None], at: object = None) -> None:
+        self.at = at
         for key, value in changes.items():
             old = self.items.pop(key, None)
             self.size_bytes -= 0 if old is None else len(key) + len(old)
@@ -171,20 +174,22 @@ class EnginePool:
 
     # State
 
-    def set_state(self, contract: ContractId, items: Mapping[bytes, bytes]) -> None:
-        """The contract's whole state, as its next calls see it."""
+    def set_state(
+        self, contract: ContractId, items: Mapping[bytes, bytes], at: object = None
+    ) -> None:
+        """The contract's whole state, as its next calls see it; `Outcome.at` tells them `at`."""
         with self._lock:
             old = self._states.get(contract)
             # Far enough ahead that no replica of the old state is taken for a little behind.
             version = old.version + CHANGES_KEPT + 1 if old else 0
-            self._states[contract] = Committed(items, version)
+            self._states[contract] = Committed(items, version, at)
 
     def apply_changes(
-        self, contract: ContractId, changes: Mapping[bytes, bytes | None]
-    ) -> None:  # fmt: skip
+        self, contract: ContractId, changes: Mapping[bytes, bytes | None], at: object = None
+    ) -> None:
         """What a command changed, once it is committed."""
         with self._lock:
-            self._states.setdefault(contract, Committed({}, 0)).apply(changes)
+            self._states.setdefault(contract, Committed({}, 0)).apply(changes, at)
 
     def drop_state(self, contract: ContractId) -> None:
         with self._lock:
@@ -250,7 +255,8 @@ class EnginePool:
                     child.replicate(job.contract, state, self._replica_bytes_max)
                 else:
                     child.forget(job.contract)
-            return child.run(job)
+                at = state.at if state else None
+            return replace(child.run(job), at=at)
         except (Unavailable, Malformed, OSError) as error:  # TimeoutError is an OSError
             if child is not None:
                 self._end(child)
