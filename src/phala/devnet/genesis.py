@@ -2,16 +2,14 @@
 
 from typing import Any, Final
 
-from phala.devnet.files import NetworkFiles, load_document, save_bytes, save_document
+from phala.devnet.files import NetworkFiles, load_document, save_document
 from phala.errors import Refused
-from phala.messages.state import AUTHORITIES_KEY
 from phala.node.keys import create_grandpa_key
-from phala.primitives.header import HEADER
+from phala.node.spec import load_spec, make_genesis, write_light, write_spec
 from phala.primitives.types import Hash
 from phala.runtime import GenesisConfig, Runtime
 from phala.sealed.measurement import simulated_measurement
 from phala.tee.simulated_key import create_simulated_key, load_simulated_key
-from phala.trie import DictBase, Layout, Trie
 from phala.wasm.runtime_module import load_runtime
 
 GRANDPA_KEY: Final = "grandpa.key"
@@ -37,7 +35,7 @@ def ensure_written(files: NetworkFiles) -> dict[str, Any]:
     # The last file that is written says that the others are whole.
     if not files.trust.exists():
         _write(files, runtime_id, measurement)
-    config = GenesisConfig.from_json(files.spec.read_text())
+    config = load_spec(files.spec)
     if runtime_id not in config.runtimes or measurement not in config.measurements:
         raise OtherCode(
             f"the network in {files.folder} was begun by another version of this program",
@@ -60,20 +58,13 @@ def _write(files: NetworkFiles, runtime_id: Hash, measurement: bytes) -> None:
         measurement=measurement,
         runtime_id=runtime_id,
     )
-    runtime = Runtime()
-    state = runtime.genesis(config)
-    trie = Trie.build(sorted(state.items()), Layout.V1)
-    header = runtime.genesis_header(trie.root)
-    proof = trie.prove([AUTHORITIES_KEY], DictBase(state))
-    save_bytes(files.spec, config.to_json().encode() + b"\n")
-    save_document(
-        files.light,
-        {"header": "0x" + HEADER.encode(header).hex(), "proof": ["0x" + n.hex() for n in proof]},
-    )
+    genesis = make_genesis(config, Runtime())
+    write_spec(files.spec, config)
+    write_light(files.light, genesis)
     save_document(
         files.trust,
         {
-            "genesis": "0x" + header.hash().hex(),
+            "genesis": "0x" + genesis.hash.hex(),
             "name": config.name,
             "policy": POLICY,
             "simulatedRoot": "0x" + key.public_root.hex(),

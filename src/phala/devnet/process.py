@@ -147,7 +147,7 @@ class Child:
         tail = last_lines(self._files.log(self.name), TAIL_LINES)
         shown = "".join(f"\n    {line}" for line in tail)
         return ServiceFailed(
-            f"{self.name} {what}" + (f"; its log ends:{shown}\n " if tail else ""),
+            f"{self.name} {what}" + (f"; its log ends:{shown}" if tail else ""),
             mend=f"read {self._files.log(self.name)}",
         )
 
