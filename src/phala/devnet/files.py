@@ -107,8 +107,13 @@ class NetworkFiles:
         Raises:
             NotRunning: there is none.
         """
-        if not self.is_running() or not self.running.exists():
+        if not self.is_running():
             raise NotRunning(f"no network runs in {self.folder}", mend="start one with: phala up")
+        if not self.running.exists():
+            raise NotRunning(
+                f"the network in {self.folder} is starting or stopping",
+                mend="ask again in some seconds",
+            )
         return load_document(self.running)
 
     def reset(self) -> None:
