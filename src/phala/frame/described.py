@@ -12,10 +12,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Described(Descriptor[T]):
-    """`inner`, in the metadata under another path."""
+    """`inner`, in the metadata under another path, with generic parameters that it may have."""
 
     path: tuple[str, ...]
     inner: Descriptor[T]
+    params: tuple[tuple[str, Descriptor[Any]], ...] = ()
 
     def write(self, out: bytearray, value: T, /) -> None:
         self.inner.write(out, value)
@@ -24,7 +25,8 @@ class Described(Descriptor[T]):
         return self.inner.read(reader)
 
     def type_info(self, registry: Registry, /) -> Type:
-        return replace(self.inner.type_info(registry), path=self.path, docs=())
+        params = tuple((name, registry.id_of(each)) for name, each in self.params)
+        return replace(self.inner.type_info(registry), path=self.path, docs=(), params=params)
 
 
 @dataclass(frozen=True, slots=True)

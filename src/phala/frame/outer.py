@@ -174,7 +174,8 @@ class EventRecordType(TypeOnly):
             Field("event", registry.id_of(RuntimeEventType()), "E"),
             Field("topics", registry.id_of(Vector(HASH, items_max=0)), "Vec<T>"),
         )
-        return Type(TypeDefComposite(fields), ("frame_system", "EventRecord"))
+        params = (("E", registry.id_of(RuntimeEventType())), ("T", registry.id_of(HASH)))
+        return Type(TypeDefComposite(fields), ("frame_system", "EventRecord"), params=params)
 
 
 @dataclass(frozen=True, slots=True)

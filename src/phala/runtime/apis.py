@@ -1,6 +1,6 @@
 """The questions that clients ask of the runtime by `state_call`: their types."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
 from phala.codec import (
@@ -116,7 +116,9 @@ class ValidityErrorType(TypeOnly):
 class ValidityType(TypeOnly):
     def type_info(self, registry: Registry, /) -> Type:
         cases = (Case("Ok", 0, (VALID_TRANSACTION,)), Case("Err", 1, (ValidityErrorType(),)))
-        return cases_type(("Result",), cases, registry)
+        described = cases_type(("Result",), cases, registry)
+        good, bad = registry.id_of(VALID_TRANSACTION), registry.id_of(ValidityErrorType())
+        return replace(described, params=(("T", good), ("E", bad)))
 
 
 def camel(name: str) -> str:

@@ -77,6 +77,7 @@ class WeightsPerClass:
     reserved: Annotated[Weight | None, Option(WEIGHT)]
 
 
+PER_DISPATCH_CLASS: Final = ("frame_support", "dispatch", "PerDispatchClass")
 PER_CLASS: Final = Described(("frame_system", "limits", "WeightsPerClass"), scale(WeightsPerClass))
 
 
@@ -93,7 +94,7 @@ class BlockWeights:
     max_block: Annotated[Weight, WEIGHT]
     per_class: Annotated[
         PerClassWeights,
-        Described(("frame_support", "dispatch", "PerDispatchClass"), scale(PerClassWeights)),
+        Described(PER_DISPATCH_CLASS, scale(PerClassWeights), (("T", PER_CLASS),)),
     ]
 
 
@@ -108,7 +109,7 @@ class PerClassLengths:
 class BlockLength:
     max: Annotated[
         PerClassLengths,
-        Described(("frame_support", "dispatch", "PerDispatchClass"), scale(PerClassLengths)),
+        Described(PER_DISPATCH_CLASS, scale(PerClassLengths), (("T", U32),)),
     ]
 
 
