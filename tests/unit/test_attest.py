@@ -26,6 +26,7 @@ from phala.attest.errors import (
     EvidenceMalformed,
     PlatformRefused,
     PolicyMalformed,
+    TcbRefused,
 )
 from phala.attest.policy import POLICY_BYTES_MAX
 from phala.attest.quote import HEADER, QUOTE, QUOTE_BYTES, SIGNED_BYTES, TD_REPORT, Quote, TdReport
@@ -76,6 +77,8 @@ def test_production_refuses_simulated_evidence_three_times_over() -> None:
         judged(BLOB, DEV)
     with pytest.raises(DebugRefused, match="check 8"):
         judged(BLOB, replace(POLICY, debug=False))
+    with pytest.raises(TcbRefused, match="check 9"):
+        judged(BLOB, replace(POLICY, tcb_statuses=PRODUCTION.tcb_statuses))
 
 
 def test_another_networks_root_is_refused() -> None:
@@ -85,7 +88,13 @@ def test_another_networks_root_is_refused() -> None:
         judged(BLOB, DEV.trusting(other.public_root))
 
 
-@pytest.mark.parametrize("platform", [1, 2, 3, 4, 5, 255, -1])
+@pytest.mark.parametrize("platform", [1, 2])
+def test_a_simulated_quote_never_passes_for_hardware(platform: int) -> None:
+    with pytest.raises(EvidenceMalformed, match=r"check 4.*vendor id"):
+        judged(BLOB, PRODUCTION, platform)
+
+
+@pytest.mark.parametrize("platform", [3, 4, 5, 255, -1])
 def test_a_platform_that_cannot_be_judged_is_refused(platform: int) -> None:
     with pytest.raises(PlatformRefused, match="check 1"):
         judged(BLOB, PRODUCTION, platform)
@@ -221,9 +230,11 @@ def test_a_policy_is_read_by_people() -> None:
     assert PRODUCTION.encode().decode() == (
         "{\n"
         '  "debug": false,\n'
+        '  "evaluationNumberMin": 17,\n'
         '  "name": "production",\n'
         '  "platforms": [\n    "sgx",\n    "tdx",\n    "sev-snp",\n    "nitro"\n  ],\n'
         '  "simulatedRoot": null,\n'
+        '  "tcbStatuses": [\n    "up-to-date"\n  ],\n'
         '  "version": 1\n'
         "}\n"
     )
@@ -258,6 +269,11 @@ TEXT = POLICY.encode()
         TEXT.replace(b'"02', b'"zz').replace(b'"03', b'"zz'),
         TEXT.replace(b'"02', b'"').replace(b'"03', b'"'),
         PRODUCTION.encode().replace(b'"tdx",\n    ', b'"sgx",\n    '),
+        PRODUCTION.encode().replace(b"up-to-date", b"revoked"),
+        PRODUCTION.encode().replace(b"up-to-date", b"fine"),
+        PRODUCTION.encode().replace(b"17", b"-1"),
+        PRODUCTION.encode().replace(b"17", b"1.5"),
+        PRODUCTION.encode().replace(b"17", b"4294967296"),
     ],
 )
 def test_a_policy_that_is_not_canonical_is_refused(text: bytes) -> None:
@@ -267,7 +283,7 @@ def test_a_policy_that_is_not_canonical_is_refused(text: bytes) -> None:
 
 def test_a_policy_never_mixes_simulated_and_hardware() -> None:
     with pytest.raises(PolicyMalformed, match="one pool"):
-        Policy("both", (PlatformCode.SIMULATED, PlatformCode.TDX), debug=True)
+        replace(DEV, platforms=(PlatformCode.SIMULATED, PlatformCode.TDX))
 
 
 @given(st.binary(max_size=200))

@@ -31,5 +31,9 @@ class DebugRefused(AttestationError, Refused):
     """The enclave can be read by its host's debugger, and the policy forbids that."""
 
 
+class TcbRefused(AttestationError, Refused):
+    """The vendor's judgement of the platform is worse, or older, than the policy accepts."""
+
+
 class PolicyMalformed(Invalid):
     """The bytes are no policy in its canonical text."""

@@ -35,6 +35,11 @@ class TcbStatus(enum.IntEnum):
     OUT_OF_DATE_CONFIGURATION_NEEDED = 6
     REVOKED = 7
 
+    @property
+    def word(self) -> str:
+        """As policies and people write it: `up-to-date`."""
+        return self.name.lower().replace("_", "-")
+
 
 CONFIDENCE_BEST: Final = 1
 CONFIDENCE_WORST: Final = 5  # simulated: no hardware protection
@@ -47,7 +52,7 @@ class Verdict:
     platform: PlatformCode
     hardware: bool  # False: no hardware protection, whatever else stands here
     anchor: str  # the root on whose word all of this rests, for people
-    measurement: bytes  # what allow-lists hold: MRTD of a TDX-shaped quote
+    measurement: bytes  # what allow-lists hold; which of `measurements` it is of, its verifier says
     measurements: Mapping[str, bytes]  # all of them, by the vendor's names
     report_data: bytes  # 64 bytes that the enclave chose
     debug: bool

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from phala.attest.errors import DebugRefused, EvidenceMalformed, PlatformRefused
+from phala.attest.errors import DebugRefused, EvidenceMalformed, PlatformRefused, TcbRefused
+from phala.attest.intel import verify_sgx, verify_tdx
 from phala.attest.policy import Policy
 from phala.attest.simulated import verify_simulated
 from phala.attest.verdict import PlatformCode, Verdict
@@ -19,7 +20,11 @@ Verifier: TypeAlias = Callable[[bytes, Policy, Mapping[str, bytes], Moment], Ver
 
 # What this build can judge. Changing one is a change of the runtime: DESIGN section 10.
 VERIFIERS: Final[Mapping[PlatformCode, Verifier]] = MappingProxyType(
-    {PlatformCode.SIMULATED: verify_simulated}
+    {
+        PlatformCode.SIMULATED: verify_simulated,
+        PlatformCode.SGX: verify_sgx,
+        PlatformCode.TDX: verify_tdx,
+    }
 )
 
 
@@ -44,6 +49,7 @@ def verify(
     6. That key signed the blob.
     7. Attributes are those of a genuine enclave, and unused fields are zero.
     8. A host's debugger can read the enclave only if the policy allows it.
+    9. The vendor's judgement of the platform is one that the policy accepts.
 
     Whose enclave it is, that it is fresh and not seen before is its caller's to check, by
     `measurement`, `report_data` and `signed_hash`.
@@ -73,6 +79,15 @@ def verify(
             f"the {platform.word} enclave is debuggable, the policy {policy.name} forbids it",
             check=8,
             mend="start the enclave without its debug attribute",
+        )
+    if verdict.tcb_status not in policy.tcb_statuses:
+        accepted = ", ".join(status.word for status in policy.tcb_statuses)
+        raise TcbRefused(
+            f"the platform is {verdict.tcb_status.word}"
+            f" ({', '.join(verdict.advisories) or 'no advisories'}),"
+            f" the policy {policy.name} accepts: {accepted}",
+            check=9,
+            mend="update the platform's firmware and microcode, then attest again",
         )
     return verdict
 
