@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from phala.crypto.hashes import blake2_256
-from phala.errors import Unavailable
+from phala.errors import PhalaError, Unavailable
 from phala.wasm.engine import ENGINE_ID, Engine
 from phala.wasm.runtime_module import (
     BUILDER,
+    ENVIRONMENT,
     GUEST,
     PACKAGE,
     RuntimeModule,
@@ -32,6 +33,7 @@ from phala.wasm.runtime_module import (
 COMPILE_MEMORY_BYTES: Final = 8 << 30  # of address space: the engine reserves much, uses 1 GiB
 COMPILE_SECONDS: Final = 300
 BUILD_SECONDS: Final = 300
+MODULES_KEPT: Final = 4  # of earlier inputs, 65 MB each: somebody may still run one
 
 
 def build_module(target: Path) -> None:
@@ -126,9 +128,10 @@ def put(path: Path, data: bytes) -> None:
 def ensure_runtime() -> RuntimeModule:
     """The module and its native code, built where they are missing."""
     path = runtime_path()
-    if not path.exists():
+    if not path.exists() and ENVIRONMENT not in os.environ:
         with step("building the Python runtime module, once"):
             build_module(path)
+        prune(path.parent.parent)
     module = load_runtime(path)
     try:
         ensure_compiled(module)
@@ -136,6 +139,14 @@ def ensure_runtime() -> RuntimeModule:
         with step("compiling it for this machine, once"):
             compile_module(module)
     return module
+
+
+def prune(folder: Path) -> None:
+    """Remove all but the newest modules; whoever has one mapped keeps it."""
+    found = [path for path in folder.iterdir() if (path / "runtime.wasm").exists()]
+    found.sort(key=lambda path: path.stat().st_mtime_ns)
+    for path in found[:-MODULES_KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class step:  # noqa: N801 - reads as a statement
@@ -162,7 +173,10 @@ def main() -> None:
         case ["--compile", path]:
             _compile_here(Path(path))
         case []:
-            module = ensure_runtime()
+            try:
+                module = ensure_runtime()
+            except PhalaError as error:
+                sys.exit(f"error: {error.what}\n{error.mend}")
             say(f"runtime {module.runtime_id.hex()[:16]} in {module.path.parent}\n")
         case _:
             sys.exit("usage: python -m phala.wasm.build")

@@ -99,6 +99,7 @@ class Child:
                  str(module.compiled)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # the parent's own may be a pipe with a protocol
                 env={name: os.environ[name] for name in kept if name in os.environ},
             )  # fmt: skip
         try:
