@@ -35,6 +35,24 @@ def test_a_counter_in_five_commands(network: Network) -> None:
     assert network.run("query", "counter", "value").stdout == f"{before + 2}\n"
 
 
+PLACED = {"extrinsic", "block", "number", "index", "fee_plancks"}
+ANSWERED = {"call", "code_id", "worker", "height", "count", "fuel_class", "events"}
+
+
+def test_the_shapes_of_json_are_kept(network: Network) -> None:
+    called = network.phala("call", "counter", "add", "--arg", "n=1")
+    sent = network.phala("call", "counter", "add", "--arg", "n=1", "--no-wait")
+    asked = network.phala("query", "counter", "value")
+
+    told = {"contract", "method", "call", "signer", "waited"} | PLACED
+    assert set(sent) == told
+    assert set(called) == told | {"result", "receipt"} | ANSWERED
+    assert set(asked) == {"contract", "method", "result", "receipt"} | ANSWERED
+    assert set(network.ready) == {
+        *("name", "genesis", "policy", "dir", "node", "worker", "pid", "services", "seconds")
+    }
+
+
 def test_a_call_exits_by_its_outcome(network: Network) -> None:
     before = network.phala("query", "counter", "value")["result"]
 

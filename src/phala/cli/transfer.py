@@ -7,6 +7,7 @@ import click
 
 from phala.cli.options import json_option, network_options, place_of, signer_options
 from phala.cli.render import pha, plancks_of, show, waiting
+from phala.cli.session import placed, placed_text
 from phala.cli.wallet import account_of, signer_of
 from phala.primitives.address import encode_ss58
 from phala.sdk.chain import Call, ChainClient, Submitted
@@ -52,15 +53,10 @@ def transfer(
     if done is None:
         show(document, f"Sent {sent}, not waiting for it.", as_json=as_json)
         return
-    document |= {
-        "extrinsic": "0x" + done.hash.hex(),
-        "block": "0x" + done.block_hash.hex(),
-        "number": done.number,
-        "fee_plancks": str(done.fee),
-    }
+    document |= placed(done)
     show(
         document,
-        f"Sent {sent}\nblock {done.number}, finalized; fee {pha(done.fee)}",
+        f"Sent {sent}\n{placed_text(done)}, finalized",
         as_json=as_json,
     )
 
