@@ -314,6 +314,10 @@ def test_caller_and_block_are_there(ledger: Deployed) -> None:
     [
         (b"x = 1", "found: none"),
         (b"from phat import *\nclass A(Contract): ...\nclass B(Contract): ...", "found: A, B"),
+        (
+            b"from phat import *\nclass A(Contract):\n x: int = 0\n @query\n def x(self): ...",
+            "x is both state and a method",
+        ),
         (b"def (", "invalid syntax (contract.py line 1)"),
         (b"\xff", "not UTF-8 at byte 0"),
         (b"1/0", "ZeroDivisionError: division by zero (contract.py line 1)"),

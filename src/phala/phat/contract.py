@@ -46,6 +46,8 @@ class Contract:
             if name not in vars(cls) and isinstance(getattr(cls, name, None), Field):
                 continue  # declared in a base
             default = vars(cls).get(name, MISSING)
+            if kind_of(default):
+                raise TypeError(f"{name} is both state and a method: rename one of them")
             if not isinstance(default, Field):
                 setattr(cls, name, Field(cls, name, default))
 
@@ -88,7 +90,7 @@ def log(*values: object) -> None:
     CURRENT.get().log(LEVEL_INFO, " ".join(str(value) for value in values))
 
 
-def emit(name: str, **data: Any) -> None:
+def emit(name: str, /, **data: Any) -> None:
     """An event, kept only if the command succeeds. Its data is whatever JSON can carry."""
     CURRENT.get().emit(name, to_json(data))
 
