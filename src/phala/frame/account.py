@@ -6,13 +6,13 @@ Source: `frame_system::AccountInfo`, `pallet_balances::AccountData`; clients kno
 from dataclasses import dataclass
 from typing import Annotated, Final
 
-from phala.codec import U32, Descriptor, Newtype
+from phala.codec import U32, U128, Descriptor, Newtype
 from phala.frame.described import Described
-from phala.primitives.types import BALANCE, Balance, scale
+from phala.primitives.types import Balance, scale
 
 NEW_LOGIC: Final = 1 << 127  # the one flag Substrate has: balances are in the fungible form
 
-EXTRA_FLAGS: Final[Newtype[int]] = Newtype(("pallet_balances", "types", "ExtraFlags"), BALANCE)
+EXTRA_FLAGS: Final[Newtype[int]] = Newtype(("pallet_balances", "types", "ExtraFlags"), U128)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from phala.codec import Descriptor, Malformed, Reader, Registry
-from phala.codec.registry import Field, Type, TypeDefTuple, TypeDefVariant, Variant
+from phala.codec.generate import Source
+from phala.codec.registry import Field, Type, TypeDefVariant, Variant
 
 T = TypeVar("T")
 
@@ -23,6 +24,12 @@ class Described(Descriptor[T]):
 
     def read(self, reader: Reader, /) -> T:
         return self.inner.read(reader)
+
+    def emit_write(self, source: Source, value: str, /) -> None:
+        self.inner.emit_write(source, value)
+
+    def emit_read(self, source: Source, /) -> str:
+        return self.inner.emit_read(source)
 
     def type_info(self, registry: Registry, /) -> Type:
         params = tuple((name, registry.id_of(each)) for name, each in self.params)
@@ -77,20 +84,3 @@ class Choice(Descriptor[int]):
         return cases_type(
             self.path, [Case(name, index) for index, name in enumerate(self.names)], registry
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Tuple(Descriptor[tuple[Any, ...]]):
-    """Values of several types, nothing between them."""
-
-    items: tuple[Descriptor[Any], ...]
-
-    def write(self, out: bytearray, value: tuple[Any, ...], /) -> None:
-        for item, part in zip(self.items, value, strict=True):
-            item.write(out, part)
-
-    def read(self, reader: Reader, /) -> tuple[Any, ...]:
-        return tuple(item.read(reader) for item in self.items)
-
-    def type_info(self, registry: Registry, /) -> Type:
-        return Type(TypeDefTuple(tuple(registry.id_of(item) for item in self.items)))

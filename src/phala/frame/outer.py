@@ -26,7 +26,7 @@ CRATE: Final = "phala_runtime"
 class TypeOnly(Descriptor[Any]):
     """A type that stands in the metadata for clients; nothing here encodes a value of it."""
 
-    def write(self, _out: bytearray, _value: object, /) -> None:
+    def write(self, _out: bytearray, _value: Any, /) -> None:
         raise AssertionError("this type is for the metadata")
 
     def read(self, _reader: Reader, /) -> Any:
@@ -132,8 +132,8 @@ class Events:
     """Events as `System.Events` keeps them: `Vec<EventRecord { phase, event, topics }>`."""
 
     def __init__(self, pallets: Mapping[int, type[Pallet]]) -> None:
-        self._writers: dict[type[object], tuple[bytes, Callable[[bytearray, Any], None]]] = {
-            kind: (bytes([number, index]), struct_of(kind, pallet.words).write)
+        self._encoders: dict[type[object], tuple[bytes, Callable[[Any], bytes]]] = {
+            kind: (bytes([number, index]), struct_of(kind, pallet.words).encode)
             for number, pallet in pallets.items()
             for index, kind in pallet.events.items()
         }
@@ -144,9 +144,9 @@ class Events:
             out += phase.to_bytes(4, "little")
         else:
             out.append(1 if phase == PHASE_FINALIZATION else 2)
-        number, write = self._writers[type(happened)]
+        number, encode = self._encoders[type(happened)]
         out += number
-        write(out, happened)
+        out += encode(happened)
         out.append(0)  # no topics
 
 
@@ -182,7 +182,7 @@ class EventRecordType(TypeOnly):
 class EventRecords(TypeOnly):
     """`Vec<EventRecord>`. A value is its own SCALE bytes, as `Events` wrote them."""
 
-    def write(self, out: bytearray, value: bytes, /) -> None:
+    def write(self, out: bytearray, value: Any, /) -> None:
         out += value
 
     def type_info(self, registry: Registry, /) -> Type:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from phala.codec import U64, Compact, Descriptor, Reader, Registry
+from phala.codec.generate import Source
 from phala.codec.registry import Field, Type, TypeDefComposite
 from phala.frame.described import Choice, Described
 from phala.primitives.types import scale
@@ -56,6 +57,9 @@ class DispatchInfo:
 class DispatchInfoDescriptor(Descriptor[DispatchInfo]):
     def write(self, out: bytearray, value: DispatchInfo, /) -> None:
         out += value.encoded
+
+    def emit_write(self, source: Source, value: str, /) -> None:
+        source.line(f"out += {value}.encoded")
 
     def read(self, reader: Reader, /) -> DispatchInfo:
         return DispatchInfo(

@@ -1,24 +1,20 @@
 """Grandpa: who finalizes blocks. Light clients read it by proof."""
 
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias, cast
 
-from phala.codec import U32, U64, Descriptor, FixedBytes, Newtype, Vector
-from phala.frame import Constant, Pallet, StorageValue, Tuple
-from phala.primitives.header import ENGINE_GRANDPA, Consensus
+from phala.codec import U32, U64, Descriptor, FixedBytes, Newtype, Tuple, Vector
+from phala.finality.grandpa import AUTHORITIES_MAX, Authority, encode_scheduled_change
+from phala.frame import Constant, Pallet, StorageValue
 
-AUTHORITIES_MAX: Final = 256
 AUTHORITY_ID: Final[Newtype[bytes]] = Newtype(
     ("sp_consensus_grandpa", "app", "Public"), FixedBytes(32)
 )
 
 Authorities: TypeAlias = tuple[tuple[bytes, int], ...]  # ed25519 public key, weight
 
-AUTHORITIES: Final[Descriptor[Authorities]] = Vector(
-    Tuple((AUTHORITY_ID, U64)),  # type: ignore[arg-type] - a tuple of two
-    items_max=AUTHORITIES_MAX,
+AUTHORITIES: Final = cast(
+    "Descriptor[Authorities]", Vector(Tuple((AUTHORITY_ID, U64)), items_max=AUTHORITIES_MAX)
 )
-SCHEDULED_CHANGE: Final = b"\x01"  # variant of `ConsensusLog`
-NO_DELAY: Final = U32.encode(0)  # from the next block on: reference/substrate-compat.md §6
 
 
 class Grandpa(Pallet):
@@ -32,8 +28,8 @@ class Grandpa(Pallet):
 
     def change_authorities(self, authorities: Authorities) -> None:
         """Another set finalizes every block after this one, which the present set still does."""
-        change = SCHEDULED_CHANGE + AUTHORITIES.encode(authorities) + NO_DELAY
-        self.block.logs.append(Consensus(ENGINE_GRANDPA, change))
+        change = encode_scheduled_change(tuple(Authority(*each) for each in authorities))
+        self.block.logs.append(change)
         self.authorities.put(authorities)
         self.current_set_id.put(self.current_set_id.get() + 1)
 

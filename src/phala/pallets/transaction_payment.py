@@ -9,7 +9,7 @@ every extrinsic has, 0.00001 PHA a byte. Fees go to the treasury.
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol
 
-from phala.codec import U8, Newtype
+from phala.codec import U8, U128, Newtype
 from phala.frame import (
     Constant,
     DispatchInfo,
@@ -19,7 +19,7 @@ from phala.frame import (
     event,
 )
 from phala.frame.block import Block
-from phala.primitives.types import BALANCE, PHA, AccountId, Balance
+from phala.primitives.types import PHA, AccountId, Balance
 
 BASE_FEE: Final = Balance(PHA // 10_000)
 LENGTH_FEE: Final = Balance(PHA // 100_000)  # a byte
@@ -29,7 +29,7 @@ OPERATIONAL_MULTIPLIER: Final = 5
 
 TREASURY: Final = AccountId(b"modlpy/trsry".ljust(32, b"\0"))
 
-FIXED_U128: Final[Newtype[int]] = Newtype(("sp_arithmetic", "fixed_point", "FixedU128"), BALANCE)
+FIXED_U128: Final[Newtype[int]] = Newtype(("sp_arithmetic", "fixed_point", "FixedU128"), U128)
 
 
 @event

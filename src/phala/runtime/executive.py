@@ -99,7 +99,8 @@ class BlockBuilder:
         block.phase = len(self._body)
         by = decoded.extrinsic.signature
         if by is None:
-            error = self._apply_bare(decoded)
+            error = None
+            self._apply_bare(decoded)
         else:
             error = self._apply_signed(decoded, by, check_signature=check_signature)
         info = decoded.call.info

@@ -8,7 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from phala.codec import U8, U32, Bytes, Compact, Descriptor, Newtype, Registry
+from phala.codec import (
+    U8,
+    U32,
+    UNIT,
+    Bytes,
+    Compact,
+    Descriptor,
+    Newtype,
+    Registry,
+    Tuple,
+)
 from phala.codec.registry import (
     Field,
     Type,
@@ -16,10 +26,10 @@ from phala.codec.registry import (
     TypeDefVariant,
     Variant,
 )
-from phala.frame import Pallet, Tuple, TypeOnly
+from phala.frame import Pallet, TypeOnly
 from phala.frame.metadata import Extension, Extrinsics
 from phala.frame.outer import outer_call
-from phala.primitives.address import MULTI_ADDRESS, MULTI_SIGNATURE, UNIT
+from phala.primitives.address import MULTI_ADDRESS, MULTI_SIGNATURE
 from phala.primitives.extrinsic import (
     EXTRINSIC_BYTES_MAX,
     EXTRINSIC_VERSION,

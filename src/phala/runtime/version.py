@@ -5,8 +5,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from phala.codec import U8, U16, U32, U64, Descriptor, FixedBytes, Option, Text, Vector
-from phala.frame import WEIGHT, Constant, Described, Tuple, Weight
+from phala.codec import U8, U16, U32, U64, Descriptor, FixedBytes, Option, Text, Tuple, Vector
+from phala.frame import WEIGHT, Constant, Described, Weight
 from phala.primitives.address import SS58_PREFIX
 from phala.primitives.types import scale
 
