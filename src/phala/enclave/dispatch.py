@@ -60,7 +60,7 @@ class Handlers:
         except (Invalid, Refused) as error:
             step.state.rollback()
             step.contracts.clear()
-            step.skip(f"{_place(message)}: {error}")
+            step.skip(f"{_place(message)}: {type(error).__name__}")  # its text may hold secrets
         except BaseException:
             step.state.rollback()
             raise

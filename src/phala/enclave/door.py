@@ -100,7 +100,7 @@ class Enclave:
         assert start.genesis == identity.genesis, "the identity is of this chain"
         self.identity = identity
         self.about = about
-        self._store = store
+        self.store = store
         self._platform = platform
         self._engine = engine
         self._entropy = entropy
@@ -131,7 +131,7 @@ class Enclave:
                 runtime_id=self.about.runtime_id,
                 head=self.view.head,
                 topics=self.view.topics,
-                state=self._store.data,
+                state=self.store.data,
             ),
             feed,
         )
@@ -147,7 +147,7 @@ class Enclave:
         return Advanced(end.height, end.hash)
 
     def _step(self, target: Target, found: bus.Feed) -> Step:
-        return Step(self._store, self.identity, self._entropy, target, found.codes)
+        return Step(self.store, self.identity, self._entropy, target, found.codes)
 
     def _finalized(self, found: bus.Feed, target: Target) -> Step:
         """The last step of a feed: only now the enclave has reached its block."""
@@ -171,7 +171,7 @@ class Enclave:
         """A registration bound to the finalized block, with the next encryption key."""
         finalized = self.view.finalized
         step = Step(
-            self._store,
+            self.store,
             self.identity,
             self._entropy,
             Target(finalized.height, finalized.hash, finalized.ingress),
@@ -220,10 +220,10 @@ class Enclave:
         """Keep the step, then let it count. A kill in between loses nothing: it is read again."""
         changes = step.changes()
         self._journal.append(changes)
-        self._store.apply(dict(step.state.changes()))
+        self.store.apply(dict(step.state.changes()))
         for name, (written, trie) in step.contracts.items():
-            self._store.write(name, written, trie)
-        seen = view.after(self.view, self._store, changes)
+            self.store.write(name, written, trie)
+        seen = view.after(self.view, self.store, changes)
         for name, (written, trie) in step.contracts.items():
             topic = seen.topic_of(seen.contracts[name].contract.cluster)
             self._engine.apply(name, written, Position(topic.count, topic.head, trie.root))
@@ -252,7 +252,7 @@ class Enclave:
         )
 
     def _serves(self) -> bool:
-        data = self._store.data
+        data = self.store.data
         for cluster in view.clusters_of(self.view):
             member = MEMBERSHIPS.get(data, cluster)
             if member is not None and member.serves and member.whole:
@@ -263,7 +263,7 @@ class Enclave:
 
     def egress(self) -> EgressReply:
         """Signed messages from the chain's next number on."""
-        data = self._store.data
+        data = self.store.data
         first, end = self.view.finalized.ingress, EGRESS_NEXT.get(data) or 0
         numbers = range(first, min(end, first + EGRESS_ITEMS_MAX))
         found = (EGRESS.get(data, egress_key(number)) for number in numbers)
@@ -271,7 +271,7 @@ class Enclave:
 
     def outcome(self, call: CallId) -> Answer:
         """Raises `CommandRefused` where a command was, and nobody's key to say so in secret."""
-        kept = OUTCOMES.get(self._store.data, call)
+        kept = OUTCOMES.get(self.store.data, call)
         if kept is None:
             return Answer(None)
         if kept.refusal:
@@ -280,13 +280,13 @@ class Enclave:
 
     def evidence(self) -> EvidenceReply:
         """Of the registration that the chain has, or else of the last one made."""
-        data = self._store.data
+        data = self.store.data
         found = REGISTRATION.get(data) or next(reversed(OFFERED.get(data) or ()), None)
         return EvidenceReply(found, found.body.evidence if found else None)
 
     def open(self, envelope: bytes) -> Prepared | bytes:
         """See `QueryDoor.open`."""
-        return self._queries.open(self.view, self._store.data, envelope)
+        return self._queries.open(self.view, self.store.data, envelope)
 
     def close(self, prepared: Prepared, result: EngineResult) -> bytes:
         return self._queries.close(prepared, result)

@@ -28,7 +28,7 @@ class Book:
 
 EMPTY: Final = Book(0, 0, 0)
 BOOK: Final[Descriptor[Book]] = scale(Book)
-CALL: Final = FixedBytes[CallId](32)
+CALL: Final[FixedBytes[CallId]] = FixedBytes(32)
 
 
 @dataclass(frozen=True, slots=True)

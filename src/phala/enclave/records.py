@@ -20,7 +20,7 @@ from phala.messages.types import (
 )
 from phala.primitives.types import BLOCK_NUMBER, AccountId, BlockNumber, Hash, Moment
 
-KEY32: Final = FixedBytes[bytes](32)
+KEY32: Final[FixedBytes[bytes]] = FixedBytes(32)
 DUES_MAX: Final = 1024
 OFFERED_MAX: Final = 8  # registrations made and not accepted yet
 RECENT_BLOCKS: Final = 2_400  # a client's finalized block may be so old: two hours of blocks

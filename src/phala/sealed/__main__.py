@@ -1,0 +1,61 @@
+"""`python -m phala.sealed --config FILE`: the enclave, for the worker that started it."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Final
+
+from phala.errors import PhalaError
+from phala.sealed.boot import Booted, boot
+from phala.sealed.config import load_config
+from phala.sealed.hardening import harden, take_pipe
+from phala.sealed.log import log
+from phala.sealed.server import Server
+
+BUFFER_BYTES: Final = 1 << 20
+
+
+async def serve(booted: Booted, reading: int, writing: int) -> None:
+    """Until the worker closes the pipe, or asks to stop."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=BUFFER_BYTES)
+    await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading, "rb", 0)
+    )
+    transport, protocol = await loop.connect_write_pipe(
+        lambda: asyncio.streams.FlowControlMixin(), os.fdopen(writing, "wb", 0)
+    )
+    writer = asyncio.StreamWriter(transport, protocol, None, loop)
+    loop.add_signal_handler(signal.SIGTERM, reader.feed_eof)
+    await Server(booted).serve(reader, writer)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="phala.sealed", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides when to stop
+    reading, writing = take_pipe()
+    try:
+        harden()
+        booted = boot(load_config(arguments.config))
+    except PhalaError as error:
+        log("cannot start", error=type(error).__name__, what=error.what, mend=error.mend)
+        return error.exit_code
+    log(
+        "started",
+        worker=booted.enclave.identity.worker.hex(),
+        height=booted.enclave.view.finalized.height,
+    )
+    asyncio.run(serve(booted, reading, writing))
+    booted.pool.close()
+    log("stopped")
+    sys.stderr.flush()
+    os._exit(0)  # a step that still runs is not waited for: the next start resumes before it
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""What the worker tells its enclave at the start. Nothing of it is believed that matters."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from phala.errors import Invalid
+
+CONFIG_BYTES_MAX: Final = 64 * 1024
+LIGHT_BYTES_MAX: Final = 1024 * 1024
+ENGINES_MAX: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    folder: Path
+    light: Path  # where the light client starts
+    simulated_key: Path
+    runtime: Path | None  # None: the module that set-up built
+    engines: int  # children
+
+
+@dataclass(frozen=True, slots=True)
+class LightStart:
+    header: bytes  # SCALE, of genesis
+    proof: tuple[bytes, ...]  # of its authorities
+
+
+def load_config(path: Path) -> Config:
+    """Raises `Invalid`."""
+    document = _load(path, CONFIG_BYTES_MAX)
+    try:
+        platform = document["platform"]
+        if platform["kind"] != "simulated":
+            raise Invalid(
+                f"platform {platform['kind']!r} is not built in", mend="use simulated, on dev"
+            )
+        runtime = document["runtime"]
+        engines = document["engines"]
+        if not isinstance(engines, int) or not 1 <= engines <= ENGINES_MAX:
+            raise Invalid(f"{engines!r} engines", mend=f"use 1 to {ENGINES_MAX}")
+        return Config(
+            folder=Path(document["dir"]),
+            light=Path(document["light"]),
+            simulated_key=Path(platform["key"]),
+            runtime=None if runtime is None else Path(runtime),
+            engines=engines,
+        )
+    except (KeyError, TypeError) as error:
+        raise Invalid(f"{path} lacks {error}", mend="let phala.worker write it") from None
+
+
+def load_light(path: Path) -> LightStart:
+    """A network's `light.json`. Raises `Invalid`."""
+    document = _load(path, LIGHT_BYTES_MAX)
+    try:
+        return LightStart(
+            header=bytes.fromhex(document["header"].removeprefix("0x")),
+            proof=tuple(bytes.fromhex(node.removeprefix("0x")) for node in document["proof"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Invalid(
+            f"{path} is no light start: {type(error).__name__}",
+            mend="restore it from its network",
+        ) from None
+
+
+def _load(path: Path, bytes_max: int) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(bytes_max + 1)
+        document = json.loads(data) if len(data) <= bytes_max else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise Invalid(f"{path}: {type(error).__name__}", mend="name a JSON file") from None
+    if not isinstance(document, dict):
+        raise Invalid(f"{path} is no JSON object", mend="name the right file")
+    return document
