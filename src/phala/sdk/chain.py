@@ -25,6 +25,7 @@ from phala.sdk.rpc import Rpc, RpcRefused, bytes_of, hex_of
 ERA_BLOCKS: Final = 256  # two minutes of the fastest blocks, thirteen of the slowest
 WAIT_S: Final = 60.0
 KEYS_PAGE: Final = 256
+BLOCKS_KEPT: Final = 4  # whose events are kept decoded
 
 Wait: TypeAlias = Literal["inBlock", "finalized"]
 
@@ -90,6 +91,7 @@ class ChainClient:
         self._genesis: Hash | None = None
         self._version: RuntimeVersion | None = None
         self._metadata: tuple[int, Metadata] | None = None
+        self._judging: dict[bytes, asyncio.Task[list[EventRecord]]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -100,6 +102,9 @@ class ChainClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for task in self._judging.values():
+            task.cancel()
+        await asyncio.gather(*self._judging.values(), return_exceptions=True)
         await self._inclusions.close()
         await self.rpc.close()
 
@@ -315,11 +320,8 @@ class ChainClient:
             return error
 
     async def _judge(self, extrinsic: bytes, included: Included, name: str) -> Submitted:
-        events = tuple(
-            event
-            for event in await self.events(included.block_hash)
-            if event.extrinsic == included.index
-        )
+        happened = await self._events_once(included.block_hash)
+        events = tuple(event for event in happened if event.extrinsic == included.index)
         for event in events:
             if (event.pallet, event.name) == ("System", "ExtrinsicFailed"):
                 raise await self.dispatch_error(event.fields, call=name)
@@ -330,6 +332,16 @@ class ChainClient:
             index=included.index,
             events=events,
         )
+
+    async def _events_once(self, block_hash: bytes) -> list[EventRecord]:
+        """For the many that were sent together and stand in one block."""
+        task = self._judging.get(block_hash)
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            while len(self._judging) >= BLOCKS_KEPT:
+                self._judging.pop(next(iter(self._judging)))
+            task = asyncio.create_task(self.events(block_hash))
+            self._judging[block_hash] = task
+        return await asyncio.shield(task)
 
     async def dispatch_error(self, fields: Value, *, call: str) -> DispatchRefused:
         """What `ExtrinsicFailed` tells, in the chain's own words."""

@@ -13,33 +13,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from phala.attest import DEV, Verdict
-from phala.codec import Descriptor
 from phala.errors import PhalaError, Refused, Unavailable
 from phala.messages.calls import code_id, contract_id
 from phala.messages.payloads.cluster import KIND_PY_SOURCE
-from phala.messages.registration import SignedRegistration
 from phala.messages.state import (
-    CLUSTER_STATE,
-    CONTRACT_INFO,
-    CONTRACT_KEY,
-    TIMESTAMP_KEY,
-    WORKER_INFO,
-    ClusterState,
     ContractInfo,
-    ContractKey,
-    WorkerInfo,
-    cluster_key,
-    contract_key,
-    contract_keys_key,
-    worker_key,
 )
-from phala.messages.types import ClusterId, CodeId, ContractId, Count, WorkerId
+from phala.messages.types import ClusterId, CodeId, ContractId, Count
 from phala.primitives.types import BlockNumber, Moment
 from phala.sdk.bundle import Bundle
 from phala.sdk.calls import (
     SESSION_LEFT_MS_MIN,
-    Addressee,
     Answer,
     CallFailed,
     Pending,
@@ -54,11 +38,11 @@ from phala.sdk.calls import (
     seal_query,
 )
 from phala.sdk.chain import Call, ChainClient, Submitted
-from phala.sdk.judge import Listed, RegistrationOutdated, judge
 from phala.sdk.keyring import Keypair
-from phala.sdk.light import LightStart, LightView, fetch_light_start, fresh
+from phala.sdk.light import LightStart, LightView, fetch_light_start
 from phala.sdk.trust import Trust
 from phala.sdk.verify import proven_keys
+from phala.sdk.view import PAUSE_S, TrustedView, VerifiedWorker
 from phala.sdk.worker import WorkerClient
 
 T = TypeVar("T")
@@ -66,27 +50,9 @@ T = TypeVar("T")
 COMMAND_BLOCKS: Final = 1_200  # ten minutes of the fastest blocks
 OUTCOME_S: Final = 60.0
 RETRY_S: Final = 10.0  # for a worker that is some blocks behind its client
-RETRY_PAUSE_S: Final = 0.02
-VERIFY_AGAIN_MS: Final = 60_000  # block time for which a verdict is kept
-PLACE_KEPT_S: Final = 1.0  # a query may name a finalized block this old
 SALT_BYTES: Final = 32
 STATE_LIVE: Final = 1
 STATE_FAILED: Final = 2
-
-
-@dataclass(frozen=True, slots=True)
-class VerifiedWorker:
-    """A worker whose evidence this machine's policy accepts, as the chain lists it."""
-
-    worker: WorkerId
-    info: WorkerInfo
-    registration: SignedRegistration
-    verdict: Verdict
-    at: Moment
-
-    @property
-    def addressee(self) -> Addressee:
-        return Addressee(self.worker, self.info.epoch, self.info.encryption_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +81,15 @@ class Network:
     def __init__(
         self, chain: ChainClient, light: LightView, worker: WorkerClient, trust: Trust
     ) -> None:
-        if trust.policy.name != DEV.name and light.sources < 2:
-            raise Refused(
-                "one source may show an old chain", mend="name a second node of this network"
-            )
         self.chain = chain
         self.light = light
+        self.view = TrustedView(light, worker, trust)
         self.worker = worker
         self.trust = trust
         self._stack = AsyncExitStack()
-        self._verified: VerifiedWorker | None = None
-        self._verifying = asyncio.Lock()
         self._sessions: dict[bytes, Session] = {}
         self._counts: dict[ClusterId, Count] = {}
         self._clusters: dict[ContractId, ClusterId] = {}
-        self._place: tuple[float, Place] | None = None
 
     @classmethod
     async def connect(
@@ -169,88 +129,23 @@ class Network:
     ) -> None:
         await self._stack.aclose()
 
-    # ---- whom to believe
+    # ---- what is there
 
     async def verify_worker(self) -> VerifiedWorker:
         """The worker, judged now: listed by proof, evidence under this machine's policy."""
-        deadline = time.monotonic() + RETRY_S
-        while True:
-            try:
-                self._verified = await self._judge_worker()
-            except RegistrationOutdated:
-                # It asked to be registered anew, and the chain has not said so finally yet.
-                if time.monotonic() > deadline:
-                    raise
-            else:
-                return self._verified
-            await asyncio.sleep(RETRY_PAUSE_S)
-
-    async def _judge_worker(self) -> VerifiedWorker:
-        says = await self.worker.says()
-        if says.genesis != self.trust.genesis:
-            raise Refused(
-                f"the worker is of the chain 0x{says.genesis.hex()}",
-                mend="name a worker of this network",
-            )
-        await self.light.sync()
-        time_, listed = await self.light.read([TIMESTAMP_KEY, worker_key(says.worker)])
-        if listed is None:
-            raise Refused(
-                f"the chain does not list the worker 0x{says.worker.hex()}",
-                mend="wait until it is registered, or ask another worker",
-            )
-        info, now = WORKER_INFO.decode(listed), fresh(time_)
-        registration = await self.worker.registration()
-        verdict = judge(
-            registration, Listed(says.worker, info), self.trust.genesis, self.trust.policy, now
-        )
-        return VerifiedWorker(says.worker, info, registration, verdict, now)
-
-    async def _worker_at(self, now: Moment) -> VerifiedWorker:
-        async with self._verifying:
-            verified = self._verified
-            if verified is None or now - verified.at > VERIFY_AGAIN_MS:
-                verified = await self.verify_worker()
-            return verified
-
-    async def place(self) -> Place:
-        """The finalized head with its time, a second old at most."""
-        kept = self._place
-        if kept is not None and time.monotonic() - kept[0] < PLACE_KEPT_S:
-            return kept[1]
-        place, _ = await self._look([])
-        return place
-
-    async def _look(self, keys: Sequence[bytes]) -> tuple[Place, list[bytes | None]]:
-        """The newest finalized block, and values there by proof."""
-        head = await self.light.sync()
-        time_, *values = await self.light.read([TIMESTAMP_KEY, *keys])
-        place = Place(self.trust.genesis, head.number, head.hash, fresh(time_))
-        self._place = time.monotonic(), place
-        return place, values
-
-    # ---- what the chain holds
+        return await self.view.verify_worker()
 
     async def contract_info(self, contract: ContractId) -> ContractInfo:
         """By proof."""
-        _, (data,) = await self._look([contract_key(contract)])
-        return self._info(contract, data)
-
-    async def cluster_state(self, cluster: ClusterId) -> ClusterState:
-        """By proof."""
-        _, (data,) = await self._look([cluster_key(cluster)])
-        return _there(data, CLUSTER_STATE, f"cluster 0x{cluster.hex()}")
+        info = await self.view.contract_info(contract)
+        self._clusters[contract] = info.cluster
+        return info
 
     async def first_cluster(self) -> ClusterId:
         """The cluster that is used where none is named: on the node's word, nothing hangs on it."""
         async for keys, _ in self.chain.query_map("PhalaPhatContracts", "ClusterStates"):
             return ClusterId(keys[0])
         raise Refused("the network has no cluster", mend="ask its makers for one")
-
-    def _info(self, contract: ContractId, data: bytes | None) -> ContractInfo:
-        info = _there(data, CONTRACT_INFO, f"contract 0x{contract.hex()}")
-        self._clusters[contract] = info.cluster
-        return info
 
     # ---- queries
 
@@ -281,8 +176,8 @@ class Network:
         deadline = time.monotonic() + timeout_s
         renewed = False
         while True:
-            place = await self.place()
-            verified = await self._worker_at(place.now)
+            place = await self.view.place()
+            verified = await self.view.worker_at(place.now)
             session = await self._session(signer, place.now)
             envelope, pending = seal_query(
                 Place(place.genesis, place.height, place.block_hash, place.now, count),
@@ -298,13 +193,14 @@ class Network:
             except Unavailable:
                 if time.monotonic() > deadline:
                     raise
-                await asyncio.sleep(RETRY_PAUSE_S)
+                await asyncio.sleep(PAUSE_S)
                 continue
             except Refused:
                 # Its key may have changed since it was verified; once is enough to find out.
                 if renewed:
                     raise
-                renewed, self._verified, self._place = True, None, None
+                renewed = True
+                self.view.forget()
                 continue
             self._seen(answer)
             return answer
@@ -366,11 +262,9 @@ class Network:
     ) -> list[Sent | PhalaError]:
         """Many commands, in the order of `calls`; an error stands in the place of its command."""
         bodies = [(method, encode_arguments(arguments)) for method, arguments in calls]
-        place, (info_data, key_data) = await self._look(
-            [contract_key(contract), contract_keys_key(contract)]
-        )
-        info, key = self._info(contract, info_data), _key(contract, key_data)
-        await self._worker_at(place.now)
+        place, info, key = await self.view.contract_with_key(contract)
+        self._clusters[contract] = info.cluster
+        await self.view.worker_at(place.now)
         metadata = await self.chain.metadata()
         fields = metadata.call_fields("PhalaPhatContracts", "push_command")
         pendings, submissions = [], []
@@ -419,8 +313,8 @@ class Network:
         """Wait for an outcome, open it, check its receipt and who signed it."""
         data = await self.worker.wait_for_outcome(sent.pending.call, timeout_s=timeout_s)
         answer = open_reply(sent.pending, data)
-        place = await self.place()
-        verified = await self._worker_at(place.now)
+        place = await self.view.place()
+        verified = await self.view.worker_at(place.now)
         if answer.receipt.body.worker != verified.worker:
             raise ReceiptRefused("a worker signed it that was not verified")
         self._seen(answer)
@@ -451,8 +345,8 @@ class Network:
         cluster = cluster or await self.first_cluster()
         salt = secrets.token_bytes(SALT_BYTES) if salt is None else salt  # 32 bytes
         await self._until_ready(cluster, timeout_s)
-        place = await self.place()
-        verified = await self._worker_at(place.now)
+        place = await self.view.place()
+        verified = await self.view.worker_at(place.now)
         code_hash = code_id(verified.info.runtime_id, code)
         contract = contract_id(signer.account, code_hash, cluster, salt)
         reply_to, pending = prepare_deploy(place, contract, code_hash, body, cluster=cluster)
@@ -471,13 +365,13 @@ class Network:
     async def _until_ready(self, cluster: ClusterId, timeout_s: float) -> None:
         """Until the cluster's workers have its keys: some blocks after the network was started."""
         deadline = time.monotonic() + timeout_s
-        while not (await self.cluster_state(cluster)).ready:
+        while not (await self.view.cluster_state(cluster)).ready:
             if time.monotonic() > deadline:
                 raise Unavailable(
                     f"the cluster 0x{cluster.hex()} has no keys yet",
                     mend="see whether its worker and pherry run, then ask again",
                 )
-            await asyncio.sleep(RETRY_PAUSE_S)
+            await asyncio.sleep(PAUSE_S)
 
     async def _until_live(self, contract: ContractId, timeout_s: float) -> None:
         """Until commands can be encrypted to it: the chain has its keys, finally."""
@@ -490,7 +384,7 @@ class Network:
                 raise Refused(
                     f"the contract 0x{contract.hex()} failed to start", mend="read its outcome"
                 )
-            await asyncio.sleep(RETRY_PAUSE_S)
+            await asyncio.sleep(PAUSE_S)
         raise Unavailable(
             f"the contract 0x{contract.hex()} is not live yet", mend="ask again in some seconds"
         )
@@ -500,7 +394,7 @@ class Network:
     async def collect_bundle(self, answer: Answer) -> Bundle:
         """All that anybody needs to check an answer offline; it holds the call's plaintext."""
         receipt = answer.receipt.body
-        place, _ = await self._look([])
+        place, _ = await self.view.look([])
         deadline = time.monotonic() + RETRY_S
         while place.height < receipt.height:
             if time.monotonic() > deadline:
@@ -508,8 +402,8 @@ class Network:
                     f"block {receipt.height} of the receipt is not final here",
                     mend="ask again, or another node",
                 )
-            await asyncio.sleep(RETRY_PAUSE_S)
-            place, _ = await self._look([])
+            await asyncio.sleep(PAUSE_S)
+            place, _ = await self.view.look([])
         verified = await self.verify_worker()
         headers, number = self.light.headers(), self.light.head.number
         _, proof = await self.light.prove(proven_keys(receipt, number))
@@ -529,20 +423,6 @@ class Network:
         body = answer.receipt.body
         self._clusters[body.contract] = body.cluster
         self._counts[body.cluster] = max(self._counts.get(body.cluster, Count(0)), body.count)
-
-
-def _there(data: bytes | None, descriptor: Descriptor[T], what: str) -> T:
-    if data is None:
-        raise Refused(f"the chain has no {what}", mend="see its id, and whether it is final")
-    return descriptor.decode(data)
-
-
-def _key(contract: ContractId, data: bytes | None) -> ContractKey:
-    if data is None:
-        raise Refused(
-            f"the contract 0x{contract.hex()} has no key yet", mend="wait until it is live"
-        )
-    return CONTRACT_KEY.decode(data)
 
 
 def _error(found: Submitted | PhalaError | None) -> PhalaError:

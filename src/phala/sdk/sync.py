@@ -12,9 +12,10 @@ from phala.sdk.calls import Answer
 from phala.sdk.chain import Call, Submitted, Wait
 from phala.sdk.keyring import Keypair
 from phala.sdk.light import LightStart
-from phala.sdk.network import OUTCOME_S, Deployed, Network, Sent, VerifiedWorker
+from phala.sdk.network import OUTCOME_S, Deployed, Network, Sent
 from phala.sdk.portable import Value
 from phala.sdk.trust import Trust
+from phala.sdk.view import VerifiedWorker
 
 T = TypeVar("T")
 
@@ -59,7 +60,7 @@ class Phala:
             self._runner.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Any coroutine of `network`, as in `phala.run(phala.network.place())`."""
+        """Any coroutine of `network`, as in `phala.run(phala.network.view.place())`."""
         return self._runner.run(work)
 
     def verify_worker(self) -> VerifiedWorker:
