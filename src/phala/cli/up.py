@@ -74,14 +74,14 @@ async def _run(files: NetworkFiles, ports: Ports, about: dict[str, Any], *, as_j
             if isinstance(news, Serving):
                 click.echo(json.dumps({**news.document, "seconds": round(news.seconds, 3)}))
             elif isinstance(news, Died):
-                click.echo(_words(news), err=True)
-        elif text := _words(news):
+                click.echo(words_of(news), err=True)
+        elif text := words_of(news):
             click.echo(text)
 
     await Supervisor(files, ports, tell, about=about).run(stop)
 
 
-def _words(news: News) -> str:
+def words_of(news: News) -> str:
     match news:
         case Starting(service):
             return f"starting {service}"
