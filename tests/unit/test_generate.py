@@ -38,7 +38,7 @@ from phala.codec import (
     Vector,
     struct_of,
 )
-from phala.codec.registry import TypeDefSequence, TypeDefVariant
+from phala.codec.registry import TypeDefCompact, TypeDefPrimitive, TypeDefSequence, TypeDefVariant
 from phala.errors import Invalid, PhalaError
 
 
@@ -157,6 +157,9 @@ def test_values_and_errors_agree(data: st.DataObject) -> None:
     for found in (encoded[:cut], encoded + b"\0", bytes(flipped), encoded[cut:]):
         expected = outcome(descriptor.decode_plainly, found)
         assert outcome(descriptor.decode, found) == expected
+        for at in (0, 1, 3):
+            expected = outcome(descriptor.decode_from_plainly, found, at)
+            assert outcome(descriptor.decode_from, found, at) == expected
 
 
 @given(st.data(), st.binary(max_size=60))
@@ -240,6 +243,23 @@ def test_a_recursive_type_describes_itself_by_its_own_id() -> None:
     (branches,) = definition.variants[1].fields
     assert registry[branches.type].definition == TypeDefSequence(tree)
     assert len(registry.types()) == 3  # u8, the tree, its list
+
+
+def test_plain_types_describe_themselves_under_rusts_names() -> None:
+    registry = Registry()
+
+    described = {
+        name: registry[registry.id_of(each)].definition
+        for name, each in (("bool", BOOL), ("str", Text(bytes_max=1)))
+    }
+    compact = registry[registry.id_of(Compact(U32))].definition
+    option = registry[registry.id_of(Option(U8))]
+
+    assert described == {name: TypeDefPrimitive(name) for name in ("bool", "str")}
+    assert compact == TypeDefCompact(registry.id_of(U32))
+    assert option.path == ("Option",)
+    with pytest.raises(AssertionError, match="asks for the whole"):
+        INSIDE.type_info(registry)
 
 
 def test_results_and_arrays_describe_themselves() -> None:

@@ -1,6 +1,7 @@
 """Headers, addresses, eras, extrinsics: as Substrate's clients make them."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,19 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 def test_every_kind_of_address(address: MultiAddress, encoded: str) -> None:
     assert MULTI_ADDRESS.encode(address).hex() == encoded
     assert MULTI_ADDRESS.decode(bytes.fromhex(encoded)) == address
+
+
+@given(st.binary(max_size=70))
+def test_generated_addresses_agree_with_the_descriptors(garbage: bytes) -> None:
+    for descriptor in (MULTI_ADDRESS, MULTI_SIGNATURE):
+        assert outcome(descriptor.decode, garbage) == outcome(descriptor.decode_plainly, garbage)
+
+
+def outcome(decode: Callable[[bytes], object], data: bytes) -> object:
+    try:
+        return decode(data)
+    except Malformed as error:
+        return type(error), str(error)
 
 
 def test_only_an_id_names_an_account() -> None:

@@ -10,6 +10,7 @@ checked where the data could do harm before: in loops, and before a record is ma
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from phala.codec.compact import encode_compact
@@ -17,6 +18,7 @@ from phala.codec.reader import Reader
 
 Encode = Callable[[Any], bytes]
 Decode = Callable[[bytes], Any]
+DecodeFrom = Callable[[bytes, int], tuple[Any, int]]
 
 
 class Odd(Exception):
@@ -166,12 +168,25 @@ def compact_at(data: bytes, at: int) -> tuple[int, int]:
     return value, end
 
 
-def generate(descriptor: Emits, encode: Encode, decode: Decode) -> tuple[Encode, Decode]:
-    """Functions that do what `encode` and `decode` do, which are asked where a value is odd."""
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What is generated for one descriptor."""
+
+    encode: Encode
+    decode: Decode
+    decode_from: DecodeFrom
+
+
+def generate(descriptor: Emits, *, encode: Encode, decode: Decode, decode_from: DecodeFrom) -> Made:
+    """Functions that do what those given do, which are asked where a value is odd."""
     source = source_of(descriptor)
-    space: dict[str, Any] = source.objects | {"slow_encode": encode, "slow_decode": decode}
+    space: dict[str, Any] = source.objects | {
+        "slow_encode": encode,
+        "slow_decode": decode,
+        "slow_decode_from": decode_from,
+    }
     exec(compile(source.text(), "<codec>", "exec"), space)  # noqa: S102 - made above, of no input
-    return space["encode"], space["decode"]
+    return Made(space["encode"], space["decode"], space["decode_from"])
 
 
 def source_of(descriptor: Emits) -> Source:
@@ -183,13 +198,22 @@ def source_of(descriptor: Emits) -> Source:
             source.line("return bytes(out)")
         with source.block("except ODD:"):
             source.line("return slow_encode(value)")
+    with source.block("def front(data, at, end):"):
+        value = descriptor.emit_read(source)
+        source.line(f"return {value}, at")
+    with source.block("def decode_from(data, at):"):
+        with source.block("try:"):
+            source.line("value, behind = front(data, at, len(data))")
+            with source.block("if behind <= len(data):"):
+                source.line("return value, behind")
+        with source.block("except ODD:"):
+            source.line("pass")
+        source.line("return slow_decode_from(data, at)")
     with source.block("def decode(data):"):
         with source.block("try:"):
-            source.line("at = 0")
-            source.line("end = len(data)")
-            value = descriptor.emit_read(source)
-            with source.block("if at == end:"):
-                source.line(f"return {value}")
+            source.line("value, behind = front(data, 0, len(data))")
+            with source.block("if behind == len(data):"):
+                source.line("return value")
         with source.block("except ODD:"):
             source.line("pass")
         source.line("return slow_decode(data)")

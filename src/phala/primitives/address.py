@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 from phala.codec import UNIT, Bytes, Descriptor, FixedBytes, Malformed, OutOfRange, Reader, Registry
+from phala.codec.generate import Source
 from phala.codec.registry import Field, Type, TypeDefCompact, TypeDefVariant, Variant
 from phala.errors import Invalid
 from phala.primitives.types import ACCOUNT_ID, AccountId
@@ -141,6 +142,30 @@ class _Kinds(Descriptor[T]):
         if kind >= len(self.kinds):
             raise Malformed(f"{self.path[-1]} has no variant {kind}", offset=reader.offset - 1)
         return self.of(kind, self.kinds[kind][1].read(reader))  # type: ignore[call-arg]
+
+    def emit_write(self, source: Source, value: str, /) -> None:
+        table: dict[str, str] = {}
+        for kind, (_, each) in enumerate(self.kinds):
+            with source.function("out, data") as name:
+                source.line(f"out.append({kind})")
+                each.emit_write(source, "data")
+            table[str(kind)] = name
+        item = source.name()
+        source.line(f"{item} = {value}")
+        source.refuse(f"type({item}) is not {source.constant(self.of)}")
+        source.line(f"{source.table(table)}[{item}.kind](out, {item}.data)")
+
+    def emit_read(self, source: Source, /) -> str:
+        table: dict[str, str] = {}
+        for kind, (_, each) in enumerate(self.kinds):
+            with source.function("data, at, end") as name:
+                inner = each.emit_read(source)
+                source.within()
+                source.line(f"return {source.constant(self.of)}({kind}, {inner}), at")
+            table[str(kind)] = name
+        value = source.name()
+        source.line(f"{value}, at = {source.table(table)}[{source.read_byte()}](data, at, end)")
+        return value
 
     def type_info(self, registry: Registry, /) -> Type:
         params = tuple((name, registry.id_of(each)) for name, each in self.params)

@@ -11,7 +11,7 @@ Source: reference/substrate-compat.md §1.4; `sp_runtime::generic::{UncheckedExt
 from dataclasses import dataclass
 from typing import Final
 
-from phala.codec import U32, U128, Compact, Malformed, Reader
+from phala.codec import U32, U128, Compact, Malformed, Reader, Tuple
 from phala.codec.compact import encode_compact, read_compact
 from phala.crypto.hashes import blake2_256
 from phala.primitives.address import (
@@ -41,6 +41,8 @@ SIGNED_EXTENSIONS: Final = (
 
 _NONCE: Final[Compact[int]] = Compact(U32)
 _TIP: Final[Compact[int]] = Compact(U128)
+_SIGNER: Final = Tuple((MULTI_ADDRESS, MULTI_SIGNATURE))
+_NONCE_TIP: Final = Tuple((_NONCE, _TIP))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +148,15 @@ def decode_extrinsic(data: bytes) -> Extrinsic:
     if size != len(data) - reader.offset:
         raise Malformed(f"{size} bytes are said, {len(data) - reader.offset} follow", offset=0)
     (version,) = reader.take(1)
-    signature = None
     if version == EXTRINSIC_VERSION | SIGNED_BIT:
-        signature = Signature(
-            MULTI_ADDRESS.read(reader),
-            MULTI_SIGNATURE.read(reader),
-            read_era(reader),
-            _NONCE.read(reader),
-            Balance(_TIP.read(reader)),
-        )
-    elif version != EXTRINSIC_VERSION:
+        (signer, signed), at = _SIGNER.decode_from(data, reader.offset)
+        reader = Reader(data, at)
+        era = read_era(reader)
+        (nonce, tip), at = _NONCE_TIP.decode_from(data, reader.offset)
+        return Extrinsic(Signature(signer, signed, era, nonce, Balance(tip)), data[at:])
+    if version != EXTRINSIC_VERSION:
         raise Malformed(f"extrinsic version {version}", offset=reader.offset - 1)
-    return Extrinsic(signature, data[reader.offset :])
+    return Extrinsic(None, data[reader.offset :])
 
 
 def signing_payload(
