@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from phala.codec import Malformed, Reader
+from phala.codec import Bytes, Malformed, Reader
 from phala.codec.compact import read_compact
 from phala.crypto.hashes import blake2_256
 from phala.errors import Invalid
@@ -12,6 +12,7 @@ from phala.primitives.types import Hash
 from phala.trie.encoding import EMPTY_ROOT
 
 KEY_NIBBLES_MAX: Final = 4096
+CHILD: Final = Bytes(bytes_max=32)  # a hash, or a node that is shorter than one
 
 
 class BadProof(Invalid):
@@ -105,11 +106,14 @@ def decode_node(encoded: bytes) -> Node:
         value = reader.take(read_compact(reader))
     elif kind in ("hashed leaf", "hashed"):
         value = reader.take(32)
-    children = tuple(
-        reader.take(read_compact(reader)) if bitmap >> nibble & 1 else None for nibble in range(16)
-    )
-    reader.finish()
-    return Node(path, value, "hashed" in kind, children if bitmap else ())
+    children: list[bytes | None] = [None] * 16 if bitmap else []
+    at = reader.offset
+    for nibble in range(len(children)):
+        if bitmap >> nibble & 1:
+            children[nibble], at = CHILD.decode_from(encoded, at)
+    if at != len(encoded):
+        raise Malformed(f"{len(encoded) - at} bytes follow the node", offset=at)
+    return Node(path, value, "hashed" in kind, tuple(children))
 
 
 def _kind(first: int) -> tuple[str, int]:
