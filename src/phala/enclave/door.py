@@ -5,7 +5,7 @@ replaced as a whole when a step has been kept, so it may run beside them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from phala.enclave import bus, light, view
@@ -154,17 +154,22 @@ class Enclave:
         step = self._step(target, found)
         before = self.view.finalized.ingress
         LIGHT.put(step.state, light.encode(found.passed.head))
-        FINALIZED.put(step.state, found.finalized)
         for number, block_hash in found.passed.hashes:
             RECENT.put(step.state, Recent(number, block_hash), _recent_key(number))
         for sequence in range(before, found.finalized.ingress):
             EGRESS.delete(step.state, egress_key(sequence))
+        finalized = found.finalized
         if found.info is not None:
             keys = EPOCHS.get(step.state) or NO_KEYS
             accepted_keys = accepted(keys, found.info.encryption_key, found.finalized.height)
             if accepted_keys != keys:
                 EPOCHS.put(step.state, accepted_keys)
             _keep_accepted(step, found.info)
+            # With old files put back, the listed key may be unknown: then register again.
+            listed = accepted_keys.current
+            holds = listed is not None and listed.public == found.info.encryption_key
+            finalized = replace(finalized, registered=holds)
+        FINALIZED.put(step.state, finalized)
         return step
 
     def attest(self, request: Attest) -> Attested:

@@ -138,7 +138,7 @@ class StatusReply:
     worker: WorkerId
     height: BlockNumber
     block_hash: Hash
-    registered: Annotated[bool, BOOL]  # as the chain's proven state says
+    registered: Annotated[bool, BOOL]  # the chain lists it, with a key that it holds
     topics: Annotated[tuple[Followed, ...], Vector(scale(Followed), items_max=FEED_TOPICS_MAX)]
     runtime_id: Hash
     platform: Annotated[int, U8]

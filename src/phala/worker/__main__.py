@@ -1,0 +1,128 @@
+"""`python -m phala.worker --dir DIR --light LIGHT`: an enclave and its doors."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from phala.errors import PhalaError, Unavailable
+from phala.messages.host import Status, StatusReply
+from phala.worker.doors import Doors, shown
+from phala.worker.keeper import Command, EnclaveCannotStart, Keeper
+from phala.worker.log import log
+from phala.worker.runtimes import Runtimes
+
+HOST: Final = "127.0.0.1"
+KEY_NAME: Final = "simulated.key"  # beside the light start, as `phala up` lays it
+CONNECTIONS_MAX: Final = 1_024
+STOP_SECONDS: Final = 3
+
+
+class Server(uvicorn.Server):
+    """Leaves signals to `serve`, which has an enclave to end as well."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(command: Command, host: str, port: int) -> None:
+    """Until SIGTERM or SIGINT. Raises `EnclaveCannotStart`, `Unavailable`: the port is taken."""
+    listening = _listen(host, port)
+    keeper = Keeper(command)
+    doors = Doors(keeper, Runtimes(command.runtime))
+    server = Server(
+        uvicorn.Config(
+            doors,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            http="httptools",
+            limit_concurrency=CONNECTIONS_MAX,
+            timeout_graceful_shutdown=STOP_SECONDS,
+            server_header=False,
+        )
+    )
+
+    def stop() -> None:
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    keeping = asyncio.create_task(keeper.run())
+    keeping.add_done_callback(lambda _: stop())
+    announcing = asyncio.create_task(_announce(keeper, listening.getsockname()[1]))
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        announcing.cancel()
+        if not keeping.done():
+            keeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeping
+        log("stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        raise Unavailable(
+            f"the worker cannot listen on {host}:{port} ({error.strerror})",
+            mend="stop what holds that port, or use --port 0 for any",
+        ) from None
+    return listening
+
+
+async def _announce(keeper: Keeper, port: int) -> None:
+    """One line on stdout when the enclave answers."""
+    while True:
+        with contextlib.suppress(Unavailable):
+            status = await keeper.tell(Status())
+            if isinstance(status, StatusReply):
+                said = {**shown(status), "ready": True, "port": port}
+                print(json.dumps(said), flush=True)  # noqa: T201
+                return
+        await asyncio.sleep(0.05)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="phala.worker", description=__doc__)
+    parser.add_argument("--dir", type=Path, required=True)
+    parser.add_argument("--light", type=Path, required=True)
+    parser.add_argument("--simulated-key", type=Path, help=f"default: {KEY_NAME} beside LIGHT")
+    parser.add_argument("--runtime", type=Path, help="default: what set-up built")
+    parser.add_argument("--engines", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--host", default=HOST)
+    parser.add_argument("--port", type=int, default=8000)
+    given = parser.parse_args()
+    command = Command(
+        folder=given.dir.absolute(),
+        light=given.light.absolute(),
+        simulated_key=(given.simulated_key or given.light.with_name(KEY_NAME)).absolute(),
+        runtime=given.runtime.absolute() if given.runtime else None,
+        engines=given.engines,
+    )
+    try:
+        asyncio.run(serve(command, given.host, given.port))
+    except PhalaError as error:
+        log("cannot serve", error=type(error).__name__, what=error.what, mend=error.mend)
+        return error.code if isinstance(error, EnclaveCannotStart) else error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
