@@ -37,8 +37,9 @@ BODY_SECONDS: Final = 30  # to send a body; a slower client holds a place for to
 CHUNK_BYTES: Final = 256 * 1024
 HEX_CHARS: Final = 64
 # On the wire a request starts with its number: `HOST_REQUEST`'s.
+_RELAYED: Final = frozenset(kind.__name__ for kind in RELAY)
 RELAY_MARKS: Final = frozenset(
-    index for index, struct in HOST_REQUEST.variants if issubclass(struct.kind, RELAY)
+    index for index, struct in HOST_REQUEST.variants if struct.kind.__name__ in _RELAYED
 )
 PLATFORM_WORDS: Final = {PLATFORM_SIMULATED: "simulated: no hardware protection"}
 FAMILIES: Final = (("Invalid", 400), ("Refused", 403), ("Unavailable", 503))
