@@ -1,0 +1,106 @@
+"""Balances over any order of calls: against a model, and twice the same."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from phala.frame import Block, Signed, TokenError
+from phala.pallets.balances import EXISTENTIAL_DEPOSIT, Balances
+from phala.pallets.system import System
+from phala.primitives.address import MultiAddress
+from phala.primitives.types import AccountId, Balance, BlockNumber
+from phala.testing.determinism import check_deterministic
+
+ACCOUNTS = [AccountId(bytes([number]) * 32) for number in range(4)]
+ED = int(EXISTENTIAL_DEPOSIT)
+
+accounts = st.sampled_from(ACCOUNTS)
+amounts = st.integers(0, 5 * ED) | st.sampled_from([ED - 1, ED, ED + 1, 0, 2**127])
+
+
+class BalancesAgainstModel(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Block(BlockNumber(1))
+        self.system = System(self.block)
+        self.balances = Balances(self.block, accounts=self.system)
+        self.model: dict[AccountId, int] = {}
+        for who in ACCOUNTS[:2]:
+            self.balances.endow(who, Balance(4 * ED))
+            self.model[who] = 4 * ED
+
+    def transferred(self, source: AccountId, target: AccountId, amount: int, least: int) -> bool:
+        """What the rules say, in plain numbers; the model follows when they allow it."""
+        held = self.model.get(source, 0)
+        if amount > held:
+            return False
+        if source == target or amount == 0:
+            return True
+        if held - amount < least or (target not in self.model and amount < ED):
+            return False
+        del self.model[source]
+        if held - amount >= ED:
+            self.model[source] = held - amount
+        self.model[target] = self.model.get(target, 0) + amount
+        return True
+
+    @rule(source=accounts, taker=accounts, amount=amounts, keep_alive=st.booleans())
+    def transfer(
+        self, source: AccountId, taker: AccountId, amount: int, *, keep_alive: bool
+    ) -> None:
+        allowed = self.transferred(source, taker, amount, ED if keep_alive else 0)
+        call = (
+            self.balances.transfer_keep_alive if keep_alive else self.balances.transfer_allow_death
+        )
+        try:
+            call(Signed(source), MultiAddress.of(taker), Balance(amount))
+        except TokenError:
+            assert not allowed
+        else:
+            assert allowed
+
+    @rule(source=accounts, taker=accounts, amount=amounts)
+    def pay_fee(self, source: AccountId, taker: AccountId, amount: int) -> None:
+        held = self.model.get(source, 0)
+        try:
+            self.balances.withdraw(source, Balance(amount))
+        except TokenError:
+            assert held - amount < ED
+            return
+        self.balances.deposit(taker, Balance(amount))
+        self.model[source] = held - amount
+        if taker in self.model or amount >= ED:
+            self.model[taker] = self.model.get(taker, 0) + amount
+
+    @invariant()
+    def each_holds_what_the_model_says(self) -> None:
+        assert {who: self.balances.free(who) for who in ACCOUNTS if who in self.model} == self.model
+        assert all(self.balances.free(who) == 0 for who in ACCOUNTS if who not in self.model)
+
+    @invariant()
+    def all_that_is_held_was_issued(self) -> None:
+        assert self.balances.total_issuance.get() == sum(self.model.values())
+
+    @invariant()
+    def who_holds_less_than_the_deposit_is_gone(self) -> None:
+        for who in ACCOUNTS:
+            assert self.system.account_of(who).exists == (who in self.model)
+
+
+TestBalances = BalancesAgainstModel.TestCase
+
+
+def test_a_run_is_the_same_under_any_hash_seed() -> None:
+    script = Path(__file__).with_name("chain_run.py")
+
+    assert check_deterministic(script, "1") != check_deterministic(script, "2")
+
+
+def test_a_run_that_follows_a_sets_order_is_found(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text("print(list({'alice', 'bob', 'charlie', 'dave', 'eve'}))")
+
+    with pytest.raises(AssertionError, match="under another hash seed"):
+        check_deterministic(script)
