@@ -166,7 +166,7 @@ def shown(status: StatusReply) -> dict[str, Any]:
 
 
 def failure_of(error: PhalaError) -> Failure:
-    families = (Invalid, Refused, Unavailable)
+    families: tuple[type[PhalaError], ...] = (Invalid, Refused, Unavailable)
     family = next((at for at, kind in enumerate(families) if isinstance(error, kind)), 2)
     return Failure(family, type(error).__name__, error.what, error.mend)
 
