@@ -1,8 +1,7 @@
 """Both sides of pherry, as answers to what a round asks. What comes in is parsed here, once."""
 
+from http import HTTPStatus
 from typing import Any, Final, assert_never
-
-import httpx
 
 from phala.codec import Malformed
 from phala.crypto.hashes import blake2_256
@@ -33,6 +32,7 @@ from phala.pherry.core.asks import (
 from phala.primitives.types import BlockNumber, Hash
 from phala.sdk.chain import ChainClient, header_bytes
 from phala.sdk.extrinsic import bare_extrinsic
+from phala.sdk.http import HttpClient
 from phala.sdk.inclusion import header_number
 from phala.sdk.light import fetch_finalized, prove_finality
 from phala.sdk.rpc import RpcRefused, bytes_of, hex_of
@@ -46,27 +46,19 @@ class WorkerLink:
     """The relay door of a worker."""
 
     def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/") + "/relay"
-        self._client = httpx.AsyncClient(timeout=WORKER_TIMEOUT_S, trust_env=False)
+        self._http = HttpClient(url, timeout_s=WORKER_TIMEOUT_S)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._http.close()
 
     async def tell(self, request: HostRequest) -> HostReply:
-        body = HOST_REQUEST.encode(request)
-        try:
-            async with self._client.stream("POST", self._url, content=body) as response:
-                answer = await _bounded(response)
-        except (httpx.HTTPError, OSError) as error:
-            raise Unavailable(
-                f"the worker does not answer: {type(error).__name__} {error}",
-                mend="see whether it runs",
-            ) from None
-        if response.status_code != httpx.codes.OK:
+        status, answer = await self._http.send(
+            "POST", "/relay", HOST_REQUEST.encode(request), bytes_max=FRAME_BYTES_MAX
+        )
+        if status != HTTPStatus.OK:
             shown = answer[:300].decode(errors="replace")
             raise Unavailable(
-                f"the worker answered HTTP {response.status_code}: {shown}",
-                mend="see the worker's log",
+                f"the worker answered HTTP {status}: {shown}", mend="see the worker's log"
             )
         try:
             reply: HostReply = HOST_REPLY.decode(answer)
@@ -75,15 +67,6 @@ class WorkerLink:
                 f"the worker's answer is broken: {error.what}", mend="see the worker's log"
             ) from None
         return reply
-
-
-async def _bounded(response: httpx.Response) -> bytes:
-    out = bytearray()
-    async for part in response.aiter_bytes():
-        out += part
-        if len(out) > FRAME_BYTES_MAX:
-            raise Unavailable("the worker's answer has no end", mend="see the worker's log")
-    return bytes(out)
 
 
 class NodeLink:

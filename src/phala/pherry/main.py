@@ -1,5 +1,6 @@
 """Pherry's process: a round for every finalized head, and again where one failed."""
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -9,9 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-import click
-
-from phala.errors import Invalid, PhalaError
+from phala.errors import PhalaError
 from phala.pherry.core.asks import Head
 from phala.pherry.core.feed import Steps
 from phala.pherry.core.round import Errand, Memory, Report, work_round
@@ -160,24 +159,27 @@ async def serve(node: str, worker: str, operator: AccountId | None) -> None:
             await link.close()
 
 
-@click.command("pherry")
-@click.option("--node", default="ws://127.0.0.1:9944", show_default=True, help="WebSocket address.")
-@click.option("--worker", default="http://127.0.0.1:8000", show_default=True, help="HTTP address.")
-@click.option("--operator", help="Address of the account that the worker earns for.")
-def main(*, node: str, worker: str, operator: str | None) -> None:
-    """Carry blocks into a worker's enclave and its signed messages onto the chain.
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="phala.pherry",
+        description="Carry blocks into a worker's enclave, and its signed messages onto the chain.",
+    )
+    parser.add_argument("--node", default="ws://127.0.0.1:9944", help="WebSocket address")
+    parser.add_argument("--worker", default="http://127.0.0.1:8000", help="HTTP address")
+    parser.add_argument("--operator", help="address of the account that the worker earns for")
+    return parser.parse_args()
 
-    Example: python -m phala.pherry --node ws://127.0.0.1:9944 --worker http://127.0.0.1:8000
-    """
+
+def main() -> None:
+    """`python -m phala.pherry --node ws://127.0.0.1:9944 --worker http://127.0.0.1:8000`."""
+    chosen = arguments()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
     try:
-        if not worker.startswith(("http://", "https://")):
-            raise Invalid(f"{worker!r} is no HTTP address", mend="write http://HOST:PORT")
-        account = decode_ss58(operator) if operator else None
-        asyncio.run(serve(node, worker, account))
+        account = decode_ss58(chosen.operator) if chosen.operator else None
+        asyncio.run(serve(chosen.node, chosen.worker, account))
     except PhalaError as error:
         LOG.error("%s", error)  # noqa: TRY400 - the error's words say all
         sys.exit(error.exit_code)

@@ -2,10 +2,10 @@
 
 import asyncio
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
 
-import httpx
 import orjson
 
 from phala.errors import Invalid, PhalaError, Refused, Unavailable
@@ -17,6 +17,7 @@ from phala.messages.calls import (
 from phala.messages.host import HOST_REPLY, EvidenceReply
 from phala.messages.registration import EVIDENCE_BYTES_MAX, SignedRegistration
 from phala.messages.types import CallId, WorkerId
+from phala.sdk.http import HttpClient
 
 ANSWER_BYTES_MAX: Final = SEALED_QUERY_BYTES_MAX + EVIDENCE_BYTES_MAX + 4096
 RUNTIME_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -45,10 +46,8 @@ class WorkerClient:
     """One worker. Use it in `async with`, from one event loop."""
 
     def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise Invalid(f"{url!r} is no HTTP address", mend="write http://HOST:PORT")
-        self.url = url.rstrip("/")
-        self._client = httpx.AsyncClient(base_url=self.url, timeout=timeout_s, trust_env=False)
+        self._http = HttpClient(url, timeout_s=timeout_s)
+        self.url = self._http.url
 
     async def __aenter__(self) -> Self:
         return self
@@ -59,7 +58,7 @@ class WorkerClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._client.aclose()
+        await self._http.close()
 
     async def says(self) -> WorkerSays:
         """`GET /`."""
@@ -99,7 +98,7 @@ class WorkerClient:
     async def outcome(self, call: CallId) -> bytes | None:
         """SCALE `SealedReply` of a command or deployment, None while there is none."""
         status, data = await self._send("GET", f"/outcome/{call.hex()}")
-        if status == httpx.codes.NOT_FOUND:
+        if status == HTTPStatus.NOT_FOUND:
             return None
         _raise_for(status, data)
         return data
@@ -135,19 +134,7 @@ class WorkerClient:
     async def _send(
         self, method: str, path: str, body: bytes = b"", *, bytes_max: int = ANSWER_BYTES_MAX
     ) -> tuple[int, bytes]:
-        out = bytearray()
-        try:
-            async with self._client.stream(method, path, content=body) as response:
-                async for part in response.aiter_bytes():
-                    out += part
-                    if len(out) > bytes_max:
-                        raise self._nonsense()
-        except (httpx.HTTPError, OSError) as error:
-            raise Unavailable(
-                f"{self.url} does not answer: {type(error).__name__}",
-                mend="see whether the worker runs",
-            ) from None
-        return response.status_code, bytes(out)
+        return await self._http.send(method, path, body, bytes_max=bytes_max)
 
     def _nonsense(self) -> Unavailable:
         return Unavailable(f"{self.url} answers no worker's answer", mend="ask another worker")
@@ -155,7 +142,7 @@ class WorkerClient:
 
 def _raise_for(status: int, data: bytes) -> None:
     """The error that a door answered with, in its own family."""
-    if status == httpx.codes.OK:
+    if status == HTTPStatus.OK:
         return
     try:
         error: Any = orjson.loads(data)["error"]
