@@ -1,6 +1,7 @@
 """The chain as a node drives it: genesis, blocks, what is refused, what messages come of it."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
@@ -132,15 +133,16 @@ def test_what_is_no_chain_spec_is_refused(text: str) -> None:
 
 
 def test_a_spec_that_contradicts_itself_is_refused() -> None:
-    for wrong in (
+    wrongs: tuple[dict[str, Any], ...] = (
         {"accepted_platforms": (2,)},
         {"gatekeeper_threshold": 2},
         {"runtimes": ()},
         {"balances": ((NOBODY, Balance(1)),)},
         {"clusters": (replace(CONFIG.clusters[0], k=2),)},
-    ):
+    )
+    for wrong in wrongs:
         with pytest.raises(Exception, match="no chain spec"):
-            replace(CONFIG, **wrong)  # type: ignore[arg-type]
+            replace(CONFIG, **wrong)
 
 
 def test_the_development_network_endows_the_known_accounts() -> None:
@@ -375,7 +377,8 @@ def test_a_header_that_says_otherwise_is_refused(chain: MemoryChain, part: str) 
     other = MemoryChain(CONFIG, RUNTIME)
     chain.block()
     made = chain.blocks[-1]
-    header = replace(made.header, **{part: Hash(b"x" * 32)})
+    change: dict[str, Any] = {part: Hash(b"x" * 32)}
+    header = replace(made.header, **change)
 
     with pytest.raises(BlockRefused):
         RUNTIME.execute(
@@ -757,12 +760,12 @@ def test_a_command_is_queued_under_its_id(cloud: Cloud) -> None:
     ],
 )
 def test_a_command_that_cannot_run_is_refused(
-    cloud: Cloud, change: dict[str, int], number: int
+    cloud: Cloud, change: dict[str, Any], number: int
 ) -> None:
     contract = live(cloud)
     chain = cloud.chain
     good = CommandEnvelope(1, Generation(1), None, BlockNumber(100), b"ciphertext")
-    envelope = replace(good, **change)  # type: ignore[arg-type]
+    envelope = replace(good, **change)
 
     (applied,) = chain.block(chain.signed(BOB, push_call(contract, envelope), 0))
 
