@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from phala.crypto.secret import Secret
 from phala.enclave import light
+from phala.enclave.clusters.keys import root_key
 from phala.enclave.clusters.members import key_of
 from phala.enclave.dispatch import cluster_of
 from phala.enclave.ports import Changes
@@ -40,7 +41,7 @@ class Live:
     source: bytes
     root: Hash
     member: Membership
-    key: Secret | None  # of the cluster's newest generation that this worker was given
+    root_key: Secret | None  # of the cluster's newest generation that this worker was given
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def _live(store: Store, name: ContractId, contract: Contract) -> Live:
         source=CODES.get(data, contract.code_id) or b"",
         root=store.state_of(name).trie.root,
         member=member,
-        key=key,
+        root_key=None if key is None else root_key(key),
     )
 
 

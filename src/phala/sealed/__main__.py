@@ -26,11 +26,13 @@ async def serve(booted: Booted, reading: int, writing: int) -> None:
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading, "rb", 0)
     )
     transport, protocol = await loop.connect_write_pipe(
-        lambda: asyncio.streams.FlowControlMixin(), os.fdopen(writing, "wb", 0)
+        asyncio.streams.FlowControlMixin, os.fdopen(writing, "wb", 0)
     )
     writer = asyncio.StreamWriter(transport, protocol, None, loop)
     loop.add_signal_handler(signal.SIGTERM, reader.feed_eof)
+    warming = loop.run_in_executor(None, booted.pool.start)  # before the first call needs them
     await Server(booted).serve(reader, writer)
+    warming.cancel()
 
 
 def main() -> int:

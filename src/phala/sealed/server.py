@@ -37,6 +37,7 @@ R = TypeVar("R")
 ID_BYTES: Final = 8
 LENGTH_BYTES: Final = 4
 QUERIES_MAX: Final = 512  # open at once; each holds at most an envelope and a reply
+EARLY_MAX: Final = 128  # of them that wait for the chain: the others must not starve
 BEHIND_SECONDS: Final = 5  # a query from ahead waits so long for the chain to reach us
 TEXT_BYTES_MAX: Final = 4_000
 FAMILIES: Final[tuple[tuple[type[PhalaError], int], ...]] = (
@@ -55,6 +56,7 @@ class Server:
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="changes")
         self._news = asyncio.Event()  # set, and replaced, when the enclave has advanced
         self._queries = 0
+        self._early = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing = asyncio.Lock()
 
@@ -160,10 +162,14 @@ class Server:
                 return self._enclave.open(envelope)
             except Behind:
                 left = until - loop.time()
-                if left <= 0:
+                if left <= 0 or self._early >= EARLY_MAX:
                     raise
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), left)
+                self._early += 1
+                try:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(news.wait(), left)
+                finally:
+                    self._early -= 1
 
 
 def failure_of(error: PhalaError) -> Failure:

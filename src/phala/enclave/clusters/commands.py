@@ -192,7 +192,7 @@ def _run(
         height=step.target.height,
         block_hash=step.target.hash,
         position=Position(turn.count, turn.head, trie.root),
-        root_mac=keys.root_mac(opened.key, turn.count, trie.root),
+        root_mac=keys.root_mac(keys.root_key(opened.key), turn.count, trie.root),
     )
     nonce = step.entropy.random_bytes(aead.NONCE_BYTES)
     sealed = seal_reply(opened.request.reply_key, payload.call, reply, nonce=nonce)

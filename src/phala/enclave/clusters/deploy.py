@@ -146,7 +146,7 @@ def _answer(
         height=step.target.height,
         block_hash=step.target.hash,
         position=Position(turn.count, turn.head, root),
-        root_mac=keys.root_mac(key, turn.count, root),
+        root_mac=keys.root_mac(keys.root_key(key), turn.count, root),
     )
     try:
         sealed = seal_deployed(payload.reply_to, step.identity.genesis, payload.call, reply)

@@ -59,6 +59,10 @@ def seed(cluster: Secret, contract: ContractId, count: Count, head: Hash) -> byt
     return kdf.derive(cluster, RANDOM, contract, count.to_bytes(8, "little"), head).reveal()
 
 
-def root_mac(cluster: Secret, count: Count, root: Hash) -> bytes:
+def root_key(cluster: Secret) -> Secret:
+    return kdf.derive(cluster, ROOT)
+
+
+def root_mac(root: Secret, count: Count, state_root: Hash) -> bytes:
     """A bare root would let anyone test guesses of what is in the state."""
-    return kdf.mac(kdf.derive(cluster, ROOT), count.to_bytes(8, "little") + root)
+    return kdf.mac(root, count.to_bytes(8, "little") + state_root)

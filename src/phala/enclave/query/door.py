@@ -29,9 +29,10 @@ from phala.messages.calls import (
 from phala.messages.padding import unpad
 from phala.messages.receipts import KIND_QUERY
 from phala.messages.replies import seal_reply
-from phala.messages.types import ClusterId, CodeId, Count, Epoch, Generation
+from phala.messages.types import ClusterId, CodeId, Count, Epoch, Generation, SealKey
 from phala.primitives.types import Hash
 
+OPENERS_MAX: Final = 3  # of the current key, the one before, the one to come
 NOTHING: Final = bytes(32)
 
 
@@ -74,6 +75,7 @@ class QueryDoor:
         self._receipts = receipts
         self._entropy = entropy
         self._judge = Judge(identity.genesis, identity.worker)
+        self._openers: dict[SealKey, tuple[hpke.Opener, bytes]] = {}
 
     def open(self, view: View, recent: Mapping[bytes, bytes], envelope: bytes) -> Prepared | bytes:
         """The call to run, or SCALE of a `SealedReply` that tells the caller why not.
@@ -123,7 +125,8 @@ class QueryDoor:
         if key is None:  # 2
             raise UnknownEpoch(found.epoch, view.epochs.current.epoch if view.epochs.current else 0)
         try:
-            plaintext = unpad(hpke.open_sealed(Secret(key.secret), found.sealed, self._info(key)))
+            opener, info = self._opener(key)
+            plaintext = unpad(opener.open(found.sealed, info))
             query = SIGNED_QUERY.decode(plaintext)
         except Invalid:  # 3, 4
             raise BadQuery(
@@ -132,11 +135,17 @@ class QueryDoor:
             ) from None
         return Asked(query, plaintext, found.epoch, view)
 
-    def _info(self, key: EpochKey) -> bytes:
-        identity = self._identity
-        return QUERY_CONTEXT.encode(
-            QueryContext(QUERY_TAG, identity.genesis, identity.worker, key.epoch)
-        )
+    def _opener(self, key: EpochKey) -> tuple[hpke.Opener, bytes]:
+        """Kept, for all queries of an epoch open with it. An old epoch's leaves with the new."""
+        if key.public not in self._openers:
+            identity = self._identity
+            info = QUERY_CONTEXT.encode(
+                QueryContext(QUERY_TAG, identity.genesis, identity.worker, key.epoch)
+            )
+            if len(self._openers) >= OPENERS_MAX:
+                self._openers.clear()
+            self._openers[key.public] = hpke.Opener(Secret(key.secret)), info
+        return self._openers[key.public]
 
     def _answer(
         self,
@@ -147,15 +156,15 @@ class QueryDoor:
         ran_on: Position | None = None,
     ) -> bytes:
         view, request = asked.view, asked.query.request
-        known = live is not None and live.key is not None
+        known = live is not None and live.root_key is not None
         position = Position(Count(0), Hash(NOTHING), Hash(NOTHING))
         root_mac = NOTHING
-        if live is not None and live.key is not None:
+        if live is not None and live.root_key is not None:
             topic = view.topic_of(live.contract.cluster)
             position = Position(topic.count, topic.head, live.root)
             if ran_on is not None and ran_on.root != live.root:  # a command came in between
                 position = ran_on
-            root_mac = keys.root_mac(live.key, position.count, position.root)
+            root_mac = keys.root_mac(live.root_key, position.count, position.root)
         subject = Subject(
             kind=KIND_QUERY,
             cluster=live.contract.cluster if live and known else ClusterId(NOTHING),

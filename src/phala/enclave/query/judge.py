@@ -22,6 +22,7 @@ from phala.messages.types import CallId, WorkerId
 from phala.primitives.types import AccountId, Hash
 
 AHEAD_MS_MAX: Final = 60_000  # a client's block may be that much newer than the enclave's
+BEHIND_BLOCKS_MAX: Final = 16  # further ahead, waiting is no use
 REMEMBERED_MAX: Final = 500_000  # ids within their age: four thousand queries a second
 CERTIFICATES_MAX: Final = 10_000  # verified ones that need no second verification
 
@@ -166,8 +167,14 @@ class Judge:
         self, view: View, recent: Mapping[bytes, bytes], request: QueryRequest
     ) -> None:
         """A block that was passed over, or is long past, is known by nobody here: it is taken."""
-        if request.height > view.finalized.height:
-            raise Behind(f"the enclave is at block {view.finalized.height}, not {request.height}")
+        at = view.finalized.height
+        if request.height > at + BEHIND_BLOCKS_MAX:
+            raise QueryRefused(
+                f"the caller is at block {request.height}, the worker at {at}",
+                mend="ask another worker, or see why this one does not follow the chain",
+            )
+        if request.height > at:
+            raise Behind(f"the enclave is at block {at}, not {request.height}")
         key = (request.height % RECENT_BLOCKS).to_bytes(4, "big")
         passed = RECENT.get(recent, key)
         if (
@@ -186,7 +193,7 @@ class Judge:
         if (
             live is None
             or live.contract.state != CONTRACT_LIVE
-            or live.key is None
+            or live.root_key is None
             or not live.member.serves
             or not live.member.whole
         ):
