@@ -1,6 +1,6 @@
 """The chain as a node has it in memory: its head, what is finalized, and its recent states."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -47,8 +47,8 @@ class StateView:
     def get(self, key: bytes, /) -> bytes | None:
         return self.chain.value(key, self.number)
 
-    def keys(self, prefix: bytes, /) -> Iterator[bytes]:
-        return self.chain.keys(prefix, self.number)
+    def keys(self, prefix: bytes, /, start: bytes = b"") -> Iterator[bytes]:
+        return self.chain.keys(prefix, self.number, start)
 
 
 class Chain:
@@ -63,6 +63,7 @@ class Chain:
         self.store = store
         self.archive = archive
         self.folded = store.folded
+        self.oldest = store.oldest  # the oldest block whose state can be read
         self.head = store.head()
         genesis = store.header(BlockNumber(0))
         assert genesis is not None
@@ -70,6 +71,7 @@ class Chain:
         self.finalized = store.finalized
         self._recent: dict[bytes, bytes | None] = {}  # of blocks above `folded`, the newest value
         self._touched: dict[bytes, list[int]] = defaultdict(list)  # key -> blocks above `folded`
+        self._added: list[bytes] = []  # those touched that the flat table lacks, in order
         self._undos: dict[int, dict[bytes, bytes | None]] = {}
         self._tries: dict[int, Trie] = {}
         self._replay()
@@ -92,15 +94,13 @@ class Chain:
     def _remember(self, number: int, changes: Changes, undo: Changes) -> None:
         for key, value in changes:
             self._recent[key] = value
-            self._touched[key].append(number)
+            touched = self._touched[key]
+            if not touched and self.store.flat(key) is None:
+                insort(self._added, key)
+            touched.append(number)
         self._undos[number] = dict(undo)
 
     # ---- reading
-
-    @property
-    def oldest(self) -> int:
-        """The oldest block whose state can be read."""
-        return 0 if self.archive else self.folded
 
     def number_of(self, block_hash: Hash) -> BlockNumber:
         """Raises `UnknownBlock`."""
@@ -115,7 +115,7 @@ class Chain:
         return found
 
     def state_at(self, number: BlockNumber) -> StateView:
-        """Raises `Pruned`."""
+        """Raises `Pruned`. Ask anew after a block was written: old views are not kept alive."""
         if number < self.oldest:
             raise Pruned(number, self.oldest)
         return StateView(self, number)
@@ -142,12 +142,24 @@ class Chain:
                 return self._undos[touched[0]][key]
         return self.store.flat(key)
 
-    def keys(self, prefix: bytes, number: BlockNumber) -> Iterator[bytes]:
-        changed = sorted(key for key in self._touched if key.startswith(prefix))
-        kept = (key for key in self.store.flat_keys(prefix) if key not in self._touched)
-        for key in merge(changed, kept):
-            if self.value(key, number) is not None:
+    def keys(self, prefix: bytes, number: BlockNumber, start: bytes = b"") -> Iterator[bytes]:
+        """Keys that hold something, in order, from `start` on."""
+        sources = [self._added_keys(prefix, start), self.store.flat_keys(prefix, start)]
+        if number < self.folded:
+            sources.append(self.store.gone_keys(prefix, start))
+        last = None
+        for key in merge(*sources):
+            if key != last and self.value(key, number) is not None:
                 yield key
+            last = key
+
+    def _added_keys(self, prefix: bytes, start: bytes) -> Iterator[bytes]:
+        key = max(prefix, start)
+        at = bisect_left(self._added, key)
+        while at < len(self._added) and self._added[at].startswith(prefix):
+            key = self._added[at]
+            yield key
+            at = bisect_right(self._added, key)  # found anew: others may have come meanwhile
 
     def prove(self, keys: Sequence[bytes], number: BlockNumber) -> tuple[bytes, ...]:
         return self.trie_at(number).prove(keys, self.state_at(number))
@@ -186,12 +198,27 @@ class Chain:
             number = self.folded + 1
             if number > min(self.head.number - WINDOW_BLOCKS, self.finalized):
                 return
+            changes = self.store.changes(BlockNumber(number))
             self.store.fold(BlockNumber(number), keep=self.archive)
             del self._tries[self.folded]
-            for key in self._undos.pop(number):
-                touched = self._touched[key]
-                touched.remove(number)
-                if not touched:
-                    del self._touched[key]
-                    del self._recent[key]
+            del self._undos[number]
             self.folded = BlockNumber(number)
+            if not self.archive:
+                self.oldest = self.folded
+            self._forget(changes)
+
+    def _forget(self, changes: Changes) -> None:
+        """Changes are in the flat table now."""
+        for key, value in changes:
+            touched = self._touched[key]
+            del touched[0]
+            at = bisect_left(self._added, key)
+            listed = at < len(self._added) and self._added[at] == key
+            wanted = bool(touched) and value is None
+            if listed and not wanted:
+                del self._added[at]
+            elif wanted and not listed:
+                self._added.insert(at, key)
+            if not touched:
+                del self._touched[key]
+                del self._recent[key]

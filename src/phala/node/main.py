@@ -20,6 +20,7 @@ from phala.node.engines.solo import Solo
 from phala.node.keys import load_grandpa_key
 from phala.node.rpc import author, blocks, state, system
 from phala.node.rpc.server import REQUEST_BYTES_MAX, Door, Methods
+from phala.node.rpc.sockets import BoundedHttp, BoundedWebSocket
 from phala.node.service import Node
 from phala.node.spec import load_spec, make_genesis
 from phala.node.store import Store
@@ -81,7 +82,7 @@ def open_node(folder: Path, spec: Path, *, archive: bool) -> tuple[Node, Solo, s
     node = Node(Chain(store, archive=archive), runtime)
     solo = Solo(node, load_grandpa_key(folder / "grandpa.key"))
     solo.ensure_authority(tuple(key for key, _ in genesis.config.authorities))
-    node.listen(lambda _: solo.wake())
+    node.has_work = solo.wake
     return node, solo, system.Identity(genesis.config.name, genesis.config.chain_type)
 
 
@@ -99,8 +100,10 @@ async def serve(node: Node, solo: Solo, identity: system.Identity, door: socket.
     server = uvicorn.Server(
         uvicorn.Config(
             Door(methods_of(node, identity)),
-            ws="websockets-sansio",
+            http=BoundedHttp,
+            ws=BoundedWebSocket,
             ws_max_size=REQUEST_BYTES_MAX,
+            ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
             access_log=False,

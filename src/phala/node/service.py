@@ -54,23 +54,52 @@ class Node:
         self.chain = chain
         self.runtime = runtime
         self.pool = Pool()
+        self.has_work: Callable[[], None] = lambda: None  # called when the pool takes something
         self._validator: Validator | None = None  # of the present head
         self.started = time.monotonic()
         self._listeners: dict[int, Listener] = {}
+        self._watchers: dict[Hash, dict[int, Listener]] = {}
         self._next_listener = 0
         self._included: dict[BlockNumber, tuple[Hash, ...]] = {}
 
     # ---- hearing
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` of everything that happens, until the returned function is called."""
+        """Call `listener` of every block, and of what becomes final, until the returned function is
+        called."""
+        return self._enter(self._listeners, listener)
+
+    def watch(self, found: Hash, listener: Listener) -> Callable[[], None]:
+        """Call `listener` of all that becomes of one transaction, until the returned function is
+        called."""
+        watchers = self._watchers.setdefault(found, {})
+        end = self._enter(watchers, listener)
+
+        def unwatch() -> None:
+            end()
+            if not watchers and self._watchers.get(found) is watchers:
+                del self._watchers[found]
+
+        return unwatch
+
+    def _enter(self, where: dict[int, Listener], listener: Listener) -> Callable[[], None]:
         self._next_listener += 1
         name = self._next_listener
-        self._listeners[name] = listener
-        return lambda: self._listeners.pop(name, None) and None
+        where[name] = listener
+
+        def leave() -> None:
+            where.pop(name, None)
+
+        return leave
 
     def tell(self, happening: Happening) -> None:
-        for listener in list(self._listeners.values()):
+        if isinstance(happening, Included | Change):
+            listeners = self._watchers.get(happening.hash)
+            if listeners is None:
+                return
+        else:
+            listeners = self._listeners
+        for listener in list(listeners.values()):
             try:
                 listener(happening)
             except Exception:  # one listener's trouble is not the node's
@@ -103,6 +132,7 @@ class Node:
                 self.pool.ban(found, number)
             raise
         self.tell_changes(self.pool.add(pooled))
+        self.has_work()
         return found
 
     def _validated(self, data: bytes, found: Hash, source: Source) -> Pooled:

@@ -5,6 +5,7 @@ write-ahead blob) and what they replaced (its undo); the oldest blobs are folded
 in slices. So a kill at any instant leaves whole blocks, and nothing else.
 """
 
+import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from phala.primitives.types import BlockNumber, Hash
 
 STORE_VERSION: Final = b"1"
 MAP_BYTES: Final = 1 << 40  # address space, not disk; the file grows with what is written
+KEY_BYTES_MAX: Final = 511  # of LMDB; the pallets' longest key has 144
 TABLES: Final = (
     "meta", "flat", "headers", "bodies", "justifications", "changes", "undos", "hashes",
-    "messages", "extrinsics", "history",
+    "messages", "history", "gone",
 )  # fmt: skip
 
 
@@ -63,10 +65,26 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         """Open or create. Raises `Unavailable` where the folder cannot be written or is in use."""
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / "lock").open("ab")
+        except OSError as error:
+            raise Unavailable(
+                f"the store in {folder} does not open: {error}",
+                mend="check the folder's rights and the disk's space",
+            ) from None
+        try:
+            # LMDB lets a second process write; two authors on one store would finalize two chains.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise Unavailable(
+                f"another node uses {folder}", mend="stop it, or give another folder"
+            ) from None
         try:
             self._env = lmdb.open(str(folder), map_size=MAP_BYTES, max_dbs=len(TABLES))
         except lmdb.Error as error:
+            self._lock.close()
             raise Unavailable(
                 f"the store in {folder} does not open: {error}",
                 mend="check the folder's rights and the disk's space",
@@ -75,6 +93,7 @@ class Store:
 
     def close(self) -> None:
         self._env.close()
+        self._lock.close()
 
     @contextmanager
     def _writing(self) -> Iterator[lmdb.Transaction]:
@@ -111,7 +130,7 @@ class Store:
             meta = self._tables["meta"]
             transaction.put(b"genesis", header.hash(), db=meta)
             transaction.put(b"version", STORE_VERSION, db=meta)
-            for name in (b"folded", b"finalized"):
+            for name in (b"folded", b"finalized", b"oldest"):
                 transaction.put(name, _number(0), db=meta)
 
     def _put_header(
@@ -129,6 +148,11 @@ class Store:
     @property
     def finalized(self) -> BlockNumber:
         return BlockNumber(int.from_bytes(self._get("meta", b"finalized") or b"", "big"))
+
+    @property
+    def oldest(self) -> BlockNumber:
+        """The first block whose state, and that of each after it, can be read."""
+        return BlockNumber(int.from_bytes(self._get("meta", b"oldest") or b"", "big"))
 
     def head(self) -> Header:
         with self._env.begin(db=self._tables["headers"]) as transaction:
@@ -190,17 +214,27 @@ class Store:
     # ---- the flat table
 
     def flat(self, key: bytes) -> bytes | None:
-        return self._get("flat", key)
+        return self._get("flat", key) if 0 < len(key) <= KEY_BYTES_MAX else None
 
     def flat_items(self) -> Iterator[tuple[bytes, bytes]]:
         with self._env.begin(db=self._tables["flat"]) as transaction:
             yield from transaction.cursor()
 
-    def flat_keys(self, prefix: bytes) -> Iterator[bytes]:
-        """Keys that start with `prefix`, in order."""
-        with self._env.begin(db=self._tables["flat"]) as transaction:
+    def flat_keys(self, prefix: bytes, start: bytes = b"") -> Iterator[bytes]:
+        """Keys that start with `prefix`, in order, from `start` on."""
+        return self._keys("flat", prefix, start)
+
+    def gone_keys(self, prefix: bytes, start: bytes = b"") -> Iterator[bytes]:
+        """Keys that a folded block of an archive deleted, once at least."""
+        return self._keys("gone", prefix, start)
+
+    def _keys(self, table: str, prefix: bytes, start: bytes) -> Iterator[bytes]:
+        first = max(prefix, start[:KEY_BYTES_MAX])
+        if len(prefix) > KEY_BYTES_MAX:
+            return
+        with self._env.begin(db=self._tables[table]) as transaction:
             cursor = transaction.cursor()
-            found = cursor.set_range(prefix) if prefix else cursor.first()
+            found = cursor.set_range(first) if first else cursor.first()
             while found and cursor.key().startswith(prefix):
                 yield cursor.key()
                 found = cursor.next()
@@ -208,7 +242,8 @@ class Store:
     def fold(self, number: BlockNumber, *, keep: bool) -> None:
         """Move the blob of block `folded + 1`, which `number` is, into the flat table.
 
-        With `keep` (an archive) what it replaced goes into the history; else its undo is dropped.
+        With `keep` (an archive) what it replaced goes into the history; else its undo is dropped,
+        and no state below can be read any more.
         """
         assert number == self.folded + 1
         at, tables = _number(number), self._tables
@@ -217,6 +252,8 @@ class Store:
             for key, value in changes:
                 if value is None:
                     transaction.delete(key, db=tables["flat"])
+                    if keep:
+                        transaction.put(key, b"", db=tables["gone"])
                 else:
                     transaction.put(key, value, db=tables["flat"])
             if keep:
@@ -226,6 +263,8 @@ class Store:
             transaction.delete(at, db=tables["changes"])
             transaction.delete(at, db=tables["undos"])
             transaction.put(b"folded", at, db=tables["meta"])
+            if not keep:
+                transaction.put(b"oldest", at, db=tables["meta"])
 
     def before(self, key: bytes, after: BlockNumber) -> tuple[bool, bytes | None]:
         """Whether a folded block above `after` changed the key, and what it held before the first

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from phala.crypto.hashes import blake2_256
 from phala.errors import PhalaError
 from phala.node.core.pool import Change, Status
 from phala.node.rpc.errors import BAD_FORMAT, INVALID_PARAMS, RpcError, of_submission
@@ -14,8 +15,7 @@ from phala.runtime.validity import nonce_tag
 
 
 def register(methods: Methods, node: Node) -> None:
-    def submit(params: Params) -> Hash:
-        data = params.needed(0, hex_bytes)
+    def submit(data: bytes) -> Hash:
         if not data:
             raise RpcError(BAD_FORMAT, "Extrinsic has invalid format", "no bytes")
         try:
@@ -25,7 +25,7 @@ def register(methods: Methods, node: Node) -> None:
 
     @methods.add("author_submitExtrinsic")
     def submit_extrinsic(params: Params) -> Any:
-        return to_hex(submit(params))
+        return to_hex(submit(params.needed(0, hex_bytes)))
 
     @methods.add("author_pendingExtrinsics")
     def pending_extrinsics(_params: Params) -> Any:
@@ -37,21 +37,17 @@ def register(methods: Methods, node: Node) -> None:
         notification="author_extrinsicUpdate",
     )
     def submit_and_watch(params: Params, subscription: Subscription) -> None:
-        heard: list[Happening] = []
-        watched: list[Hash] = []
+        data = params.needed(0, hex_bytes)
 
         def listener(happening: Happening) -> None:
-            if not watched:
-                heard.append(happening)  # the pool tells of it before its hash is known here
-            elif isinstance(happening, Included | Change) and happening.hash == watched[0]:
-                subscription.tell(status_document(happening))
-                if isinstance(happening, Included) and happening.final:
-                    subscription.end()
+            assert isinstance(happening, Included | Change)
+            subscription.tell(status_document(happening))
+            if is_last(happening):
+                subscription.end()
 
-        subscription.at_end(node.listen(listener))
-        watched.append(submit(params))
-        for happening in heard:
-            listener(happening)
+        # From before it is submitted: the pool tells of it at once.
+        subscription.at_end(node.watch(Hash(blake2_256(data)), listener))
+        submit(data)
 
     @methods.add("system_accountNextIndex", "account_nextIndex")
     def next_index(params: Params) -> Any:
@@ -66,6 +62,13 @@ def register(methods: Methods, node: Node) -> None:
         while node.pool.provides(nonce_tag(account, nonce)):
             nonce += 1
         return nonce
+
+
+def is_last(happening: Included | Change) -> bool:
+    """Whether nothing more can become of the transaction."""
+    if isinstance(happening, Included):
+        return happening.final
+    return happening.status not in (Status.READY, Status.FUTURE)
 
 
 def status_document(happening: Included | Change) -> Any:

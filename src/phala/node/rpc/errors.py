@@ -13,6 +13,7 @@ NO_METHOD: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL: Final = -32603
 TOO_MANY_SUBSCRIPTIONS: Final = -32006
+TOO_BIG: Final = -32008
 STATE: Final = 4003  # `state_*`: the block or its state is not there
 
 BAD_FORMAT: Final = 1001

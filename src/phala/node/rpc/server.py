@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
@@ -14,6 +15,7 @@ from phala.node.rpc.errors import (
     INVALID_REQUEST,
     NO_METHOD,
     PARSE,
+    TOO_BIG,
     TOO_MANY_SUBSCRIPTIONS,
     RpcError,
     of_error,
@@ -23,10 +25,14 @@ from phala.node.rpc.params import Params
 LOG: Final = logging.getLogger("phala.node.rpc")
 
 REQUEST_BYTES_MAX: Final = 15 * 1024 * 1024  # Substrate's default
+REQUEST_S_MAX: Final = 60.0  # for a body to come
+ANSWER_BYTES_MAX: Final = 15 * 1024 * 1024  # Substrate's default
 BATCH_ITEMS_MAX: Final = 1_000
+BATCH_ITEMS_AT_ONCE: Final = 16  # then others may use the loop
+WEBSOCKETS_MAX: Final = 1_000
 SUBSCRIPTIONS_MAX: Final = 1_024  # of one connection; Substrate's default
-PENDING_MAX: Final = 4_096  # messages to one slow reader; then it is dropped
-CLOSE_TOO_SLOW: Final = 1008  # RFC 6455 §7.4.1: policy violation
+PENDING_BYTES_MAX: Final = 2 * ANSWER_BYTES_MAX  # to one slow reader; then it is dropped
+PENDING_MAX: Final = 4_096  # messages, likewise
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -38,17 +44,33 @@ Subscribe: TypeAlias = Callable[[Params, "Subscription"], None]
 class Connection:
     """One WebSocket: what it subscribed to, and what waits to be sent."""
 
-    def __init__(self) -> None:
-        self.pending: asyncio.Queue[bytes | None] = asyncio.Queue(PENDING_MAX)
+    def __init__(self, abort: Callable[[], None]) -> None:
         self.subscriptions: dict[str, Subscription] = {}
-        self.too_slow = False
+        self._fresh: list[Subscription] = []  # whose ids the client does not have yet
+        self._abort = abort
         self._count = 0
+        self._pending: deque[bytes] = deque()
+        self._pending_bytes = 0
+        self._some = asyncio.Event()
 
     def send(self, message: bytes) -> None:
-        try:
-            self.pending.put_nowait(message)
-        except asyncio.QueueFull:
-            self.too_slow = True
+        """Queue a message. A peer that does not read loses its connection."""
+        self._pending_bytes += len(message)
+        if len(self._pending) >= PENDING_MAX or self._pending_bytes > PENDING_BYTES_MAX:
+            self._pending.clear()
+            self._abort()
+            return
+        self._pending.append(message)
+        self._some.set()
+
+    async def next(self) -> bytes:
+        """The next message to send, when there is one."""
+        while not self._pending:
+            self._some.clear()
+            await self._some.wait()
+        message = self._pending.popleft()
+        self._pending_bytes -= len(message)
+        return message
 
     def subscribe(self, notification: str, ended_by: str) -> "Subscription":
         if len(self.subscriptions) >= SUBSCRIPTIONS_MAX:
@@ -59,7 +81,14 @@ class Connection:
         self._count += 1
         found = Subscription(self, str(self._count), notification, ended_by)
         self.subscriptions[found.id] = found
+        self._fresh.append(found)
         return found
+
+    def start(self) -> None:
+        """The client has the ids of its subscriptions: send what they were told meanwhile."""
+        for found in self._fresh:
+            found.start()
+        self._fresh.clear()
 
     def close(self) -> None:
         for found in list(self.subscriptions.values()):
@@ -142,37 +171,57 @@ class Door:
 
     def __init__(self, methods: Methods) -> None:
         self.methods = methods
+        self._websockets = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket":
-            await self._websocket(receive, send)
+            if self._websockets >= WEBSOCKETS_MAX:
+                await send({"type": "websocket.close"})  # before accepting: HTTP 403
+                return
+            self._websockets += 1
+            try:
+                await self._websocket(scope["extensions"]["abort"]["call"], receive, send)
+            finally:
+                self._websockets -= 1
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            await respond(send, 405, b"send JSON-RPC by POST, or open a WebSocket")
+            return
+        try:
+            async with asyncio.timeout(REQUEST_S_MAX):
+                body = await self._body(receive)
+        except TimeoutError:
+            await respond(send, 408, b"the request did not come in time")
+            return
+        if body is None:
+            await respond(send, 413, b"the request is larger than 15 MiB")
+            return
+        await respond(send, 200, await self.answer(body, None) or b"")
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """The request's body; None where it is too large."""
         body = bytearray()
         more = True
         while more:
             event = await receive()
             if event["type"] == "http.disconnect":
-                return
+                return b""
             body += event.get("body", b"")
             more = event.get("more_body", False)
             if len(body) > REQUEST_BYTES_MAX:
-                await respond(send, 413, b"the request is larger than 15 MiB")
-                return
-        if scope["method"] != "POST":
-            await respond(send, 405, b"send JSON-RPC by POST, or open a WebSocket")
-            return
-        await respond(send, 200, await self.answer(bytes(body), None) or b"")
+                return None
+        return bytes(body)
 
-    async def _websocket(self, receive: Receive, send: Send) -> None:
+    async def _websocket(self, abort: Callable[[], None], receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "websocket.accept"})
-        connection = Connection()
+        connection = Connection(abort)
         writer = asyncio.create_task(self._write(connection, send))
         try:
-            while not connection.too_slow:
+            while True:
                 event = await receive()
                 if event["type"] == "websocket.disconnect":
                     return
@@ -180,8 +229,7 @@ class Door:
                 answer = await self.answer(data, connection)
                 if answer:
                     connection.send(answer)
-                for subscription in list(connection.subscriptions.values()):
-                    subscription.start()
+                connection.start()
         finally:
             connection.close()
             writer.cancel()
@@ -189,11 +237,8 @@ class Door:
     async def _write(self, connection: Connection, send: Send) -> None:
         try:
             while True:
-                message = await connection.pending.get()
-                await send({"type": "websocket.send", "text": (message or b"").decode()})
-                if connection.too_slow:
-                    await send({"type": "websocket.close", "code": CLOSE_TOO_SLOW})
-                    return
+                message = await connection.next()
+                await send({"type": "websocket.send", "text": message.decode()})
         except (RuntimeError, OSError):
             return  # the peer is gone; the reader ends the connection
 
@@ -210,20 +255,36 @@ class Door:
                 None,
                 RpcError(INVALID_REQUEST, "Invalid request", f"1 to {BATCH_ITEMS_MAX} in a batch"),
             )
-        answers = [await self._one(each, connection) for each in asked]
-        return b"[" + b",".join(each for each in answers if each) + b"]"
+        return await self._batch(asked, connection)
+
+    async def _batch(self, asked: list[Any], connection: Connection | None) -> bytes | None:
+        answers: list[bytes] = []
+        size = 0
+        for count, each in enumerate(asked, 1):
+            answer = await self._one(each, connection)
+            if answer:
+                answers.append(answer)
+                size += len(answer)
+            if size > ANSWER_BYTES_MAX:
+                return failed(None, too_big())
+            if count % BATCH_ITEMS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return b"[" + b",".join(answers) + b"]" if answers else None
 
     async def _one(self, asked: Any, connection: Connection | None) -> bytes | None:
         if not isinstance(asked, dict) or not isinstance(asked.get("method"), str):
             return failed(None, RpcError(INVALID_REQUEST, "Invalid request"))
-        name = asked.get("id")
+        if "id" not in asked:
+            return None  # a notification: JSON-RPC 2.0 §4.1, and no method here is one
+        name = asked["id"]
         if not isinstance(name, str | int | float | None):
             return failed(None, RpcError(INVALID_REQUEST, "Invalid request"))
         try:
             result = self._call(asked["method"], Params(asked.get("params")), connection)
             if inspect.isawaitable(result):
                 result = await result
-            return orjson.dumps({"jsonrpc": "2.0", "id": name, "result": result})
+            answer = orjson.dumps({"jsonrpc": "2.0", "id": name, "result": result})
+            return answer if len(answer) <= ANSWER_BYTES_MAX else failed(name, too_big())
         except PhalaError as error:
             return failed(name, of_error(error))
         except Exception:  # a fault of ours; the node goes on
@@ -251,6 +312,12 @@ class Door:
         if method in self.methods.names():
             raise RpcError(NO_METHOD, "Method not found", "subscribe over a WebSocket")
         raise RpcError(NO_METHOD, "Method not found")
+
+
+def too_big() -> RpcError:
+    return RpcError(
+        TOO_BIG, "Response is too big", f"at most {ANSWER_BYTES_MAX} bytes; ask for less"
+    )
 
 
 def failed(name: Any, error: RpcError) -> bytes:

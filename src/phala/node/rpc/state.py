@@ -1,6 +1,5 @@
 """`state_*`, `payment_*` and `childstate_*`: storage, proofs, runtime calls."""
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ from phala.primitives.types import BlockNumber
 from phala.trie import State
 
 PAGE_KEYS_MAX: Final = 1_000  # Substrate's limit
-QUERY_BLOCKS_MAX: Final = 256
+QUERY_VALUES_MAX: Final = 10_000  # keys times blocks
 VALUES_MAX: Final = 10_000  # keys that `state_getPairs` may answer with
 
 
@@ -66,10 +65,8 @@ def register(methods: Methods, node: Node) -> None:
     def page(prefix: bytes, count: int, start: bytes | None, at: StateView) -> list[str]:
         if count > PAGE_KEYS_MAX:
             raise RpcError(INVALID_PARAMS, "Invalid params", f"at most {PAGE_KEYS_MAX} keys a page")
-        found: Iterator[bytes] = at.keys(prefix)
-        if start:
-            found = (key for key in found if key > start)
-        return [to_hex(key) for key in islice(found, count)]
+        found = at.keys(prefix, start or b"")
+        return [to_hex(key) for key in islice((key for key in found if key != start), count)]
 
     @methods.add("state_getKeysPaged", "state_getKeysPagedAt")
     def get_keys_paged(params: Params) -> Any:
@@ -99,8 +96,8 @@ def register(methods: Methods, node: Node) -> None:
         first = chain.number_of(params.needed(1, block_hash))
         last = params.optional(2, block_hash)
         end = chain.head.number if last is None else chain.number_of(last)
-        if not first <= end <= first + QUERY_BLOCKS_MAX:
-            raise RpcError(INVALID_PARAMS, "Invalid params", f"ask for {QUERY_BLOCKS_MAX} blocks")
+        if not 0 <= (end - first) * len(asked) <= QUERY_VALUES_MAX:
+            raise RpcError(INVALID_PARAMS, "Invalid params", "ask for fewer keys or blocks")
         out = [changes_document(node, chain.state_at(first), asked)]
         for each in range(first + 1, end + 1):
             before, after = (chain.state_at(BlockNumber(n)) for n in (each - 1, each))
