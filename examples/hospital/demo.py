@@ -12,22 +12,25 @@ import struct
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 from data import Division, Patient, batches, divide, load_patients
 
+from phala.attest import Verdict
 from phala.cli.options import Place
 from phala.cli.render import pha, waiting
 from phala.cli.session import connected, trust_of, value_of
 from phala.devnet.files import NetworkFiles
 from phala.errors import PhalaError
 from phala.sdk.bundle import load_bundle
+from phala.sdk.calls import Answer
 from phala.sdk.keyring import Keypair, dev_pair
 from phala.sdk.network import Deployed, Sent
 from phala.sdk.rpc import bytes_of, hex_of
@@ -37,9 +40,11 @@ from phala.sdk.verify import verify_bundle
 HERE: Final = Path(__file__).parent
 PHALA: Final = Path(sys.executable).with_name("phala")
 STOP_S_MAX: Final = 20.0
+MARK_BYTES_MAX: Final = 64
 FIT_COMMANDS_MAX: Final = 8
 ROUNDS: Final = 5
 SHOWN_BYTES: Final = 96
+SIMULATED: Final = "simulated, no hardware protection"
 COORDINATOR, NORTH, SOUTH = dev_pair("Alice"), dev_pair("Bob"), dev_pair("Charlie")
 MODELS: Final = (
     ("North alone", NORTH, ("North",)),
@@ -58,6 +63,20 @@ def step(number: int, title: str) -> None:
 
 def fact(name: str, value: object) -> None:
     say(f"   {name:<12} {value}")
+
+
+def short(data: bytes) -> str:
+    return f"0x{data[:4].hex()}…{data[-3:].hex()}"
+
+
+def shortened(text: str) -> str:
+    """The same with its long hex cut: a check's words are made for a wider page."""
+    return re.sub(r"\b((?:0x)?[0-9a-f]{8})[0-9a-f]{16,}([0-9a-f]{6})\b", r"\1…\2", text)
+
+
+def anchor_of(verdict: Verdict) -> str:
+    """Whose word all of it rests on; never without saying when no hardware stands behind it."""
+    return verdict.anchor if verdict.hardware else f"{SIMULATED}, root of this network alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +107,7 @@ def network(folder: Path) -> Iterator[Place]:
             fact("node", f"{said['node']}  (the chain)")
             fact("worker", f"{said['worker']}  (untrusted host of the enclave)")
             fact("genesis", said["genesis"])
-            fact("TEE", click.style("simulated, no hardware protection", fg="yellow"))
+            fact("TEE", click.style(SIMULATED, fg="yellow"))
             yield running(folder)
         finally:
             process.terminate()
@@ -111,7 +130,8 @@ def deploy(phala: Phala, place: Place, division: Division) -> Study:
         deployed = phala.deploy(source, {"hospitals": hospitals}, signer=COORDINATOR)
     submitted = deployed.submitted
     fact("contract", "0x" + deployed.contract.hex())
-    fact("code id", f"0x{deployed.code_id.hex()}  = blake2_256(runtime id, source)")
+    fact("code id", "0x" + deployed.code_id.hex())
+    fact("", "= blake2_256(runtime id, source): anybody can recompute it")
     fact("size", f"{len(source):,} bytes of Python")
     fact("fee", f"{pha(submitted.fee)}, in block {submitted.number}")
     fact("live after", f"{time.monotonic() - began:.1f} s")
@@ -122,21 +142,17 @@ def verify_worker(study: Study) -> None:
     verified = study.phala.verify_worker()
     manifest, verdict = verified.registration.body.manifest, verified.verdict
     body, head = verified.registration.body, study.phala.network.light.head
+    policy = study.phala.network.trust.policy.name
     checks = (
         ("block", f"block {head.number} is final: GRANDPA, followed from the genesis hash"),
-        ("listed", f"the chain lists worker 0x{verified.worker.hex()}: storage proof there"),
+        ("listed", f"the chain lists worker {short(verified.worker)}: storage proof there"),
         ("signed", "it signed its registration and its encryption key, for this genesis"),
-        ("evidence", f"accepted by policy {study.phala.network.trust.policy.name!r}: its code is"),
-        ("", f"0x{verdict.measurement.hex()}"),
-        ("binds", f"that key, runtime 0x{manifest.runtime_id.hex()},"),
-        ("", f"and block {body.height}"),
+        ("evidence", f"policy {policy!r} accepts it: code {short(verdict.measurement)} runs there"),
+        ("binds", f"that key, runtime {short(manifest.runtime_id)} and block {body.height}"),
     )
     for name, text in checks:
-        mark = click.style("✓", fg="green") if name else " "
-        say(f"   {mark} {name:<10} {text}")
-    fact("on the word", click.style(verdict.anchor, fg="yellow"))
-    if not verdict.hardware:
-        fact("", click.style("simulated, no hardware protection", fg="yellow"))
+        say(f"   {click.style('✓', fg='green')} {name:<10} {text}")
+    fact("on the word", click.style(anchor_of(verdict), fg="yellow"))
     say("   Every client checks this itself before it encrypts; the SDK has no way around it.")
 
 
@@ -181,66 +197,80 @@ def fit(study: Study) -> None:
                 break
 
 
-def score(study: Study) -> Path:
-    """Each model on the held-out patients. Returns where the last answer's receipt was saved."""
+def score(study: Study) -> Answer:
+    """Each model on the held-out patients. Returns the last answer."""
     held_out = study.division.held_out
-    answer = None
+    arguments: dict[str, Any] = {
+        "rows": [list(patient.measurements) for patient in held_out],
+        "benign": [patient.benign for patient in held_out],
+    }
+    found: dict[str, Any] = {}
     for title, _, hospitals in MODELS:
-        arguments = {
-            "hospitals": list(hospitals),
-            "rows": [list(patient.measurements) for patient in held_out],
-            "benign": [patient.benign for patient in held_out],
-        }
         began = time.monotonic()
-        answer = study.phala.query(study.deployed.contract, "score", arguments, signer=COORDINATOR)
-        took_ms = 1000 * (time.monotonic() - began)
-        found = value_of(answer)
-        accuracy = click.style(f"{100 * found['accuracy']:.1f} %", bold=True)
-        say(
-            f"   {title:<12} {accuracy}   {found['right']} of {found['patients']} right, "
-            f"{found['missed']} malignant missed, {found['false_alarms']} false alarms   "
-            f"({took_ms:.0f} ms)"
+        answer = study.phala.query(
+            study.deployed.contract,
+            "score",
+            {"hospitals": list(hospitals), **arguments},
+            signer=COORDINATOR,
         )
-    assert answer is not None
-    path = study.place.files.folder / "receipt.json"
+        took_ms = 1000 * (time.monotonic() - began)
+        each = found[title] = value_of(answer)
+        accuracy = click.style(f"{100 * each['accuracy']:.1f} %", bold=True)
+        say(
+            f"   {title:<12} {accuracy}   {each['right']} of {each['patients']} right, "
+            f"{each['missed']} malignant missed, {each['false_alarms']} false alarms, "
+            f"loss {each['loss']:.3f}   ({took_ms:.0f} ms)"
+        )
+    together = found["together"]
+    alone = max(found["North alone"], found["South alone"], key=lambda one: one["right"])
+    say(
+        f"\n   Together they are right on {together['right']}, the better one alone on "
+        f"{alone['right']}; losses {together['loss']:.3f} and {alone['loss']:.3f}."
+    )
+    return answer
+
+
+def verify_receipt(study: Study, answer: Answer, path: Path) -> None:
     path.write_bytes(study.phala.collect_bundle(answer).encode())
-    return path
-
-
-def verify_receipt(place: Place, path: Path) -> None:
-    fact("file", f"{path.name}, {path.stat().st_size:,} bytes")
-    report = verify_bundle(load_bundle(path), trust_of(place))
+    fact("file", f"{path.name}, {path.stat().st_size:,} bytes: the call, and why to believe it")
+    report = verify_bundle(load_bundle(path), trust_of(study.place))
     for check in report.checks:
-        say(f"   {click.style('✓', fg='green')} {check.name:<12} {check.what}")
-        say(f"     {'':<12} {click.style('on the word of ' + check.word, dim=True)}")
-    if not report.verdict.hardware:
-        fact("", click.style("simulated, no hardware protection", fg="yellow"))
+        say(f"   {click.style('✓', fg='green')} {check.name:<12} {shortened(check.what)}")
+        say(f"     {'':<12} {click.style('on the word of ' + shortened(check.word), dim=True)}")
+    fact("in the end", click.style(anchor_of(report.verdict), fg="yellow"))
 
 
 def show_other_side(study: Study, sent: Sent) -> None:
     """The same patients, as those see them who carry them."""
-    patient = study.division.north[0]
+    patient, place_folder = study.division.north[0], study.place.files.folder
     block = study.phala.run(
         study.phala.network.chain.rpc.call("chain_getBlock", hex_of(sent.submitted.block_hash))
     )
     extrinsic = bytes_of(block["block"]["extrinsics"][sent.submitted.index])
     row = ", ".join(f"{value:g}" for value in patient.measurements)
     say("   Hospital North's first patient, as North has it:")
-    _quote(row)
+    _quote(textwrap.fill(row, 92))
     say(f"   The command that carries it, as the chain has it: {len(extrinsic):,} bytes")
-    _quote(extrinsic[:SHOWN_BYTES].hex() + " …")
-    _quote("… " + extrinsic[-SHOWN_BYTES:].hex())
+    _quote(textwrap.fill(extrinsic[:SHOWN_BYTES].hex() + "…", 92))
+    _quote(textwrap.fill("…" + extrinsic[-SHOWN_BYTES:].hex(), 92))
     say("   What can be read in it: who sent it, to which contract, when, and its size class.")
-    looked, found = look_for(patient, study.place.files.folder, extrinsic)
+    folders = [place_folder / name for name in ("node", "worker", "pherry", "logs")]
+    looked, found = 0, 0
+    for content in (extrinsic, *_contents(folders, overlap=MARK_BYTES_MAX)):
+        looked += len(content)
+        found += times(patient, content)
+    plain = json.dumps(batches(study.division.north)[0]).encode()
     say(
-        f"   The row, sought as text, JSON and float64 in that command and in all {looked:,}\n"
-        "   bytes that node, worker and pherry keep on disk, logs included: "
+        f"   That row, sought as text, JSON and float64 in it and in the {looked:,} bytes that\n"
+        "   node, worker and pherry keep on disk, logs included: "
         + click.style(f"found {found} times", bold=True)
+        + "\n   The same search in what North's client encrypted: "
+        + click.style(f"found {times(patient, plain)} time", bold=True)
     )
 
 
-def look_for(patient: Patient, folder: Path, extrinsic: bytes) -> tuple[int, int]:
-    """How many bytes were looked through, and how often the row was in them."""
+def times(patient: Patient, content: bytes) -> int:
+    """How often a patient's row stands in some bytes, by its first three measurements."""
     values = patient.measurements[:3]
     marks = [
         separator.join(form(value) for value in values).encode()
@@ -248,14 +278,15 @@ def look_for(patient: Patient, folder: Path, extrinsic: bytes) -> tuple[int, int
         for form in (repr, "{:g}".format)
     ]
     marks += [struct.pack(order + "3d", *values) for order in "<>"]
-    anything = re.compile(b"|".join(map(re.escape, marks)))
-    looked, found = len(extrinsic), len(anything.findall(extrinsic))
-    for path in folder.rglob("*"):
-        if path.is_file():
-            for chunk in _chunks(path, overlap=max(map(len, marks)) - 1):
-                looked += len(chunk)
-                found += len(anything.findall(chunk))
-    return looked, found
+    assert max(map(len, marks)) <= MARK_BYTES_MAX
+    return len(re.findall(b"|".join(map(re.escape, marks)), content))
+
+
+def _contents(folders: list[Path], *, overlap: int) -> Iterator[bytes]:
+    for folder in folders:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                yield from _chunks(path, overlap=overlap)
 
 
 def _chunks(path: Path, *, overlap: int, size: int = 1 << 20) -> Iterator[bytes]:
@@ -272,9 +303,9 @@ def _chunks(path: Path, *, overlap: int, size: int = 1 << 20) -> Iterator[bytes]
             at += size
 
 
-def _quote(text: str, width: int = 92) -> None:
-    for start in range(0, len(text), width):
-        say("      " + click.style(text[start : start + width], fg="cyan"))
+def _quote(text: str) -> None:
+    for line in text.splitlines():
+        say("      " + click.style(line, fg="cyan"))
 
 
 def tell(place: Place, division: Division) -> None:
@@ -290,9 +321,9 @@ def tell(place: Place, division: Division) -> None:
         step(5, "The model, fitted inside the enclave")
         fit(study)
         step(6, f"Accuracy on the {len(division.held_out)} patients that no model has seen")
-        receipt = score(study)
+        answer = score(study)
         step(7, "The last answer's receipt, checked offline")
-        verify_receipt(place, receipt)
+        verify_receipt(study, answer, place.files.folder / "receipt.json")
         step(8, "What the operator and the chain saw")
         show_other_side(study, sent)
 

@@ -62,6 +62,7 @@ class Score:
     accuracy: float
     missed: int  # malignant, and called benign
     false_alarms: int  # benign, and called malignant
+    loss: float  # mean: how sure it was of what was wrong, and unsure of what was right
 
 
 class Study(Contract):
@@ -138,12 +139,15 @@ class Study(Contract):
         _check_rows(rows)
         model = self._model(hospitals)
         missed = false_alarms = 0
+        loss = 0.0
         for row, label in zip(rows, benign, strict=True):
-            called_benign = _chance(model, row) >= 0.5
-            missed += called_benign and label == 0
-            false_alarms += not called_benign and label == 1
-        right = len(rows) - missed - false_alarms
-        return Score(len(rows), right, right / len(rows), missed, false_alarms)
+            margin = _margin(model, row)
+            missed += margin >= 0 and label == 0
+            false_alarms += margin < 0 and label == 1
+            loss += _loss(margin, label)
+        count = len(rows)
+        right = count - missed - false_alarms
+        return Score(count, right, right / count, missed, false_alarms, loss / count)
 
     @query
     def predict(self, hospitals: list[str], rows: list[list[float]]) -> list[float]:
@@ -151,7 +155,7 @@ class Study(Contract):
         self._participant()
         _check_rows(rows)
         model = self._model(hospitals)
-        return [_chance(model, row) for row in rows]
+        return [_logistic(_margin(model, row)) for row in rows]
 
     @query
     def summary(self) -> dict[str, int]:
@@ -230,8 +234,14 @@ def _logistic(x: float) -> float:
     return power / (1 + power)
 
 
-def _chance(model: Model, row: list[float]) -> float:
-    return _logistic(sum(map(mul, model.weights, _standardise(model, row))))
+def _margin(model: Model, row: list[float]) -> float:
+    """Above 0 for benign; the farther from 0, the surer."""
+    return sum(map(mul, model.weights, _standardise(model, row)))
+
+
+def _loss(margin: float, label: int) -> float:
+    """Minus the logarithm of the chance that the model gave to what was so."""
+    return max(margin, 0.0) - margin * label + math.log1p(math.exp(-abs(margin)))
 
 
 def _newton_step(model: Model, points: list[list[float]], labels: list[int]) -> None:
@@ -244,7 +254,7 @@ def _newton_step(model: Model, points: list[list[float]], labels: list[int]) -> 
     for point, label in zip(points, labels, strict=True):
         margin = sum(map(mul, model.weights, point))
         chance = _logistic(margin)
-        loss += max(margin, 0.0) - margin * label + math.log1p(math.exp(-abs(margin)))
+        loss += _loss(margin, label)
         miss = chance - label
         spread = chance * (1 - chance)
         for at in range(size):
