@@ -18,7 +18,7 @@ from phala.primitives.extrinsic import (
     decode_extrinsic,
     signing_payload,
 )
-from phala.primitives.types import AccountId, Balance, BlockNumber
+from phala.primitives.types import AccountId, Balance, Hash
 from phala.runtime.outcome import InvalidTransaction, Problem, SignatureCheck, ValidTransaction
 from phala.runtime.version import (
     BASE_REF_TIME,
@@ -83,12 +83,7 @@ def signature_check(world: World, decoded: Decoded) -> SignatureCheck | None:
     by = decoded.extrinsic.signature
     if by is None:
         return None
-    birth = birth_block(world, by)
-    birth_hash = world.system.hash_of(birth)
-    if birth_hash is None:
-        raise InvalidTransaction(
-            Problem.ANCIENT_BIRTH_BLOCK, mend="sign it again", why=f"block {birth}"
-        )
+    birth_hash = ensure_born(world, by)
     message = signing_payload(
         decoded.extrinsic.call,
         by.extra(),
@@ -130,8 +125,15 @@ def signer_of(by: Signature) -> AccountId:
     return AccountId(by.signer.data)
 
 
-def birth_block(world: World, by: Signature) -> BlockNumber:
-    return by.era.birth(world.block.number)
+def ensure_born(world: World, by: Signature) -> Hash:
+    """The hash of the era's first block, which is signed as well."""
+    birth = by.era.birth(world.block.number)
+    birth_hash = world.system.hash_of(birth)
+    if birth_hash is None:
+        raise InvalidTransaction(
+            Problem.ANCIENT_BIRTH_BLOCK, mend="sign it again", why=f"block {birth}"
+        )
+    return birth_hash
 
 
 def admit(world: World, decoded: Decoded, by: Signature, *, check_signature: bool) -> Admitted:
@@ -142,9 +144,12 @@ def admit(world: World, decoded: Decoded, by: Signature, *, check_signature: boo
     Nothing of the state changes. Raises `InvalidTransaction`.
     """
     signer = signer_of(by)  # 1
-    check = signature_check(world, decoded)  # 2
-    if check_signature and check is not None:
+    if check_signature:
+        check = signature_check(world, decoded)  # 2
+        assert check is not None
         verify_signature(check)  # 3
+    else:
+        ensure_born(world, by)  # 2
     account = world.system.account_of(signer)
     ahead = by.nonce - account.nonce
     if ahead < 0:  # 4
