@@ -1,0 +1,91 @@
+"""A kill at any instant: the enclave resumes at a whole step, and ends where it would have."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import phala.phat
+from phala.enclave.identity import Identity, OtherChain
+from phala.messages.host import Attest
+from phala.messages.types import ContractId
+from phala.testing.caller import Caller, Sent
+from phala.testing.enclave import HashEntropy, SimWorker
+from phala.testing.sim_chain import SimChain
+
+COUNTER = (Path(phala.phat.__file__).parent / "templates" / "counter.py").read_bytes()
+
+
+def story() -> tuple[SimWorker, Caller, ContractId, list[Sent]]:
+    chain = SimChain()
+    worker = SimWorker(chain)
+    worker.register()
+    alice = Caller(chain, b"alice")
+    contract = alice.deploy(COUNTER)
+    chain.seal()
+    worker.settle()
+    sent = [alice.send(contract, "add", n=n) for n in (1, 2, 3)]
+    chain.seal()
+    worker.settle()
+    return worker, alice, contract, sent
+
+
+def test_every_record_is_a_place_to_resume_from() -> None:
+    worker, alice, contract, sent = story()
+    records = len(worker.journal.records)
+    began = next(
+        at for at in range(records) if worker.restarted(at).enclave.view.epochs.current is not None
+    )
+
+    for count in range(began, records + 1):
+        again = worker.restarted(count)
+        again.follow()
+        again.settle()
+
+        assert json.loads(alice.ask(again, contract, "value").result) == 6
+        assert [alice.outcome(again.enclave, each).result for each in sent] == [b"1", b"3", b"6"]
+        assert again.enclave.status().topics == worker.enclave.status().topics
+
+
+def test_no_number_is_used_twice_after_old_files_are_put_back() -> None:
+    worker, _, _, _ = story()
+    began = next(
+        at
+        for at in range(len(worker.journal.records))
+        if worker.restarted(at).enclave.view.epochs.current is not None
+    )
+    again = worker.restarted(began)
+    taken = len(worker.chain.taken)
+    again.follow()
+    sequences = [message.body.sequence for message in again.enclave.egress().messages]
+
+    assert sequences == list(range(taken, taken + len(sequences)))
+    again.settle()
+    assert not again.enclave.egress().messages
+
+
+def test_an_identity_is_bound_to_its_chain() -> None:
+    chain, other = SimChain(), SimChain(seed=b"other")
+    identity, plaintext = Identity.generate(chain.genesis, HashEntropy())
+
+    assert Identity.restore(plaintext, chain.genesis).worker == identity.worker
+    with pytest.raises(OtherChain):
+        Identity.restore(plaintext, other.genesis)
+
+
+def test_a_key_offered_before_a_kill_opens_what_came_after() -> None:
+    chain = SimChain()
+    worker = SimWorker(chain)
+    chain.seal()
+    worker.follow()
+    first = worker.enclave.attest(Attest(None, ())).registration
+    again = worker.restarted()
+    second = again.enclave.attest(Attest(None, ())).registration
+    assert first.body.encryption_key == second.body.encryption_key
+
+    chain.register(first)
+    chain.seal()
+    again.settle()
+
+    assert again.enclave.status().ready
+    assert again.enclave.evidence().registration == first
