@@ -73,13 +73,14 @@ def environment(folder: Path) -> dict[str, str]:
 def running(folder: Path, *options: str) -> Iterator[Network]:
     """`phala up` in a folder, until the body ends; its logs are shown when the body fails."""
     folder.mkdir(parents=True, exist_ok=True)
-    process = subprocess.Popen(
-        [PHALA, "up", "--dir", folder, "--port", "0", "--worker-port", "0", "--json", *options],
-        stdout=subprocess.PIPE,
-        stderr=(folder / "up.err").open("w"),
-        text=True,
-        env=environment(folder),
-    )
+    with (folder / "up.err").open("w") as errors:
+        process = subprocess.Popen(
+            [PHALA, "up", "--dir", folder, "--port", "0", "--worker-port", "0", "--json", *options],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment(folder),
+        )
     try:
         yield Network(folder, json.loads(first_line(process)), process)
     except BaseException:
@@ -94,6 +95,8 @@ def running(folder: Path, *options: str) -> Iterator[Network]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def first_line(process: subprocess.Popen[str]) -> str:
