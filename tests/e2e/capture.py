@@ -2,9 +2,10 @@
 
     python capture.py FILE
 
-Prints a line when it listens. FILE gets, for each packet with payload, a header of `RECORD` and the
-payload. `streams(FILE)` puts them together again, each direction of each connection one run of
-bytes.
+Prints a line when it listens, and at the end how many packets the kernel dropped. FILE gets, for
+each packet with payload, a header of `RECORD` and the payload. `streams(FILE)` puts them together
+again, each direction of each connection one run of bytes; `unmasked` opens what WebSocket clients
+send.
 """
 
 import signal
@@ -21,6 +22,11 @@ PROTOCOL_TCP = 6
 PACKET_OUTGOING = 4  # linux/if_packet.h; loopback shows each packet twice, once so
 RECEIVE_BUFFER_BYTES = 256 << 20
 PACKET_BYTES_MAX = 1 << 17
+SOL_PACKET, PACKET_STATISTICS = 263, 6  # linux/if_packet.h
+SEQUENCES = 1 << 32
+
+UPGRADED = b"Sec-WebSocket-Key:"
+HEAD_END = b"\r\n\r\n"
 
 
 def record(path: Path) -> None:
@@ -30,7 +36,14 @@ def record(path: Path) -> None:
     ):
         tap.setsockopt(socket.SOL_SOCKET, 33, RECEIVE_BUFFER_BYTES)  # 33: SO_RCVBUFFORCE
         tap.bind(("lo", 0))
-        signal.signal(signal.SIGTERM, lambda *_: tap.close())
+
+        def stop(*_: object) -> None:
+            _, dropped = struct.unpack("II", tap.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+            sys.stdout.write(f"{dropped}\n")
+            sys.stdout.flush()
+            tap.close()
+
+        signal.signal(signal.SIGTERM, stop)
         sys.stdout.write("listening\n")
         sys.stdout.flush()
         while True:
@@ -60,13 +73,45 @@ def streams(path: Path) -> dict[tuple[int, int], bytes]:
     """(source port, destination port) to the bytes that went that way, in order."""
     data = path.read_bytes()
     parts: dict[tuple[int, int], dict[int, bytes]] = defaultdict(dict)
+    first: dict[tuple[int, int], int] = {}
     offset = 0
     while offset + RECORD.size <= len(data):
         source, destination, sequence, size = RECORD.unpack_from(data, offset)
         offset += RECORD.size
-        parts[source, destination][sequence] = data[offset : offset + size]
+        way = source, destination
+        # Numbers go round: a distance from the first one, which may have come late.
+        since = (sequence - first.setdefault(way, sequence)) % SEQUENCES
+        since -= SEQUENCES if since > SEQUENCES // 2 else 0
+        parts[way][since] = data[offset : offset + size]
         offset += size
     return {ports: b"".join(by[at] for at in sorted(by)) for ports, by in parts.items()}
+
+
+def unmasked(stream: bytes) -> bytes:
+    """What a client's WebSocket frames carry, put together; empty for any other stream.
+
+    Source: RFC 6455 §5.2, §5.3.
+    """
+    if UPGRADED not in stream[:4096]:
+        return b""
+    at = stream.index(HEAD_END) + len(HEAD_END)
+    out = bytearray()
+    while at + 2 <= len(stream):
+        first, size = stream[at], stream[at + 1] & 0x7F
+        masked = stream[at + 1] & 0x80
+        assert masked, f"an unmasked frame at byte {at} of a client's stream"
+        assert not first & 0x40, f"a compressed frame at byte {at}: nothing could be sought in it"
+        at += 2
+        if size >= 126:
+            width = 2 if size == 126 else 8
+            size = int.from_bytes(stream[at : at + width], "big")
+            at += width
+        key, body = stream[at : at + 4], stream[at + 4 : at + 4 + size]
+        at += 4 + size
+        stretched = (key * (len(body) // 4 + 1))[: len(body)]
+        number = int.from_bytes(body, "big") ^ int.from_bytes(stretched, "big")
+        out += number.to_bytes(len(body), "big")
+    return bytes(out)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 WINDOW = 4  # consecutive numbers: enough to be no accident, few enough to survive cutting
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 1 << 20
+ZEROS = bytes(CHUNK_BYTES)
 
 
 def needles(rows: Iterable[Sequence[float]]) -> dict[bytes, str]:
@@ -24,6 +25,7 @@ def needles(rows: Iterable[Sequence[float]]) -> dict[bytes, str]:
             found[binary] = "float64"
             found[struct.pack(f">{WINDOW}d", *part)] = "float64"
             for data in [binary, *(text.encode() for text in texts)]:
+                found[data.hex().encode()] = "hex"  # as JSON-RPC carries bytes
                 for shape in base64_shapes(data):
                     found.setdefault(shape, "base64")
     return found
@@ -72,6 +74,7 @@ def in_memory(pid: int, wanted: dict[bytes, str]) -> set[str]:
                     break  # the mapping went away meanwhile
                 if not chunk:
                     break
-                found |= hits(chunk, wanted)
+                if chunk != ZEROS[: len(chunk)]:  # most of what was reserved, never used
+                    found |= hits(chunk, wanted)
                 at += max(len(chunk) - overlap, overlap) if at + len(chunk) < end else len(chunk)
     return found

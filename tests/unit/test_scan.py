@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from websockets.frames import Frame, Opcode
 
 
 def load(name: str) -> ModuleType:
@@ -34,6 +35,7 @@ ROW = [17.99, 10.38, 122.8, 1001.0, 0.1184, 0.2776, 0.3001, 0.1471]
         (json.dumps({"row": ROW}, separators=(",", ":")).encode(), "text"),
         (struct.pack("<8d", *ROW), "float64"),
         (struct.pack(">8d", *ROW), "float64"),
+        (b"0x00" + json.dumps(ROW).encode().hex().encode(), "hex"),
         (base64.b64encode(b"x" + struct.pack("<8d", *ROW)), "base64"),
         (base64.b64encode(b"xy" + json.dumps(ROW).encode()), "base64"),
     ],
@@ -64,3 +66,24 @@ def test_packets_become_streams(tmp_path: Path) -> None:
     )
 
     assert capture.streams(tmp_path / "tap") == {(1, 2): b"abc", (2, 1): b"x"}
+
+
+def test_the_numbers_of_packets_go_round(tmp_path: Path) -> None:
+    parts = [(1, 2, 1, b"b"), (1, 2, 2**32 - 3, b"a"), (1, 2, 2, b"c")]
+    (tmp_path / "tap").write_bytes(
+        b"".join(capture.RECORD.pack(*part[:3], len(part[3])) + part[3] for part in parts)
+    )
+
+    assert capture.streams(tmp_path / "tap") == {(1, 2): b"abc"}
+
+
+@pytest.mark.parametrize("size", [1, 125, 126, 65_535, 65_536])
+def test_what_a_websocket_client_sends_is_unmasked(size: int) -> None:
+    said = [os.urandom(size), b"next"]
+    stream = b"GET / HTTP/1.1\r\nSec-WebSocket-Key: abc\r\n\r\n"
+    for body in said:
+        frame = Frame(Opcode.TEXT, body)
+        stream += frame.serialize(mask=True)
+
+    assert capture.unmasked(stream) == b"".join(said)
+    assert capture.unmasked(b"POST / HTTP/1.1\r\n\r\n") == b""
