@@ -267,6 +267,22 @@ def test_who_cannot_pay_is_refused(chain: MemoryChain) -> None:
     refuses(chain, Problem.PAYMENT, chain.signed(poor, transfer(BOB.public, PHA), 0))
 
 
+def test_a_call_that_is_free_when_bare_is_paid_for_when_signed(
+    cloud: "Cloud", metadata: Metadata
+) -> None:
+    chain = cloud.chain
+    said = message_extrinsic(cloud.worker.message(GroupKeyAnnounced(1, GROUP_KEY)))
+    call = Extrinsic(None, said[said.index(bytes([84, 20])) :]).call
+    poor = sr25519_from_seed(b"p" * 32)
+    refuses(chain, Problem.PAYMENT, chain.signed(poor, call, 0))
+
+    (applied,) = chain.block(chain.signed(ALICE, call, 0))
+
+    assert applied.error is not None
+    assert applied.error.kind == 2  # BadOrigin
+    assert free(chain, ALICE.public, metadata) < GIVEN
+
+
 def test_an_era_holds_while_its_window_does(chain: MemoryChain) -> None:
     for _ in range(3):
         chain.block()

@@ -139,26 +139,28 @@ class Balances(Pallet):
     def free(self, who: AccountId) -> Balance:
         return self.accounts.account_of(who).data.free
 
-    def ensure_withdrawable(self, who: AccountId, amount: Balance) -> Balance:
-        """What `withdraw` would leave.
-
-        Raises:
-            TokenError: it has too little, or would die.
-        """
-        left = left_after(self.accounts.account_of(who).data, amount)
-        if left < EXISTENTIAL_DEPOSIT:
-            raise NotExpendable
-        return left
-
-    def withdraw(self, who: AccountId, amount: Balance) -> None:
+    def withdraw(self, who: AccountId, amount: Balance, *, extrinsics: int = 0) -> None:
         """Take funds out of an account that stays alive. `deposit` them, or they are burnt.
+
+        Args:
+            extrinsics: how many more the account has sent, kept with the same write.
 
         Raises:
             TokenError: as `ensure_withdrawable`; nothing happened.
         """
-        left = self.ensure_withdrawable(who, amount)
         info = self.accounts.account_of(who)
-        self.accounts.keep(who, with_free(info, left))
+        left = ensure_withdrawable(info, amount)
+        data = info.data
+        self.accounts.keep(
+            who,
+            AccountInfo(
+                info.nonce + extrinsics,
+                info.consumers,
+                info.providers,
+                info.sufficients,
+                AccountData(left, data.reserved, data.frozen, data.flags),
+            ),
+        )
         self.emit(Withdraw(who, amount))
 
     def deposit(self, who: AccountId, amount: Balance) -> None:
@@ -272,7 +274,9 @@ def account_at(address: MultiAddress) -> AccountId:
 
 def liquid(data: AccountData) -> Balance:
     """What of the free balance is not frozen. What is reserved counts towards the frozen part."""
-    return Balance(data.free - max(data.frozen - data.reserved, 0))
+    if data.frozen <= data.reserved:
+        return data.free
+    return Balance(data.free - (data.frozen - data.reserved))
 
 
 def left_after(data: AccountData, amount: Balance) -> Balance:
@@ -281,6 +285,18 @@ def left_after(data: AccountData, amount: Balance) -> Balance:
     if amount > liquid(data):
         raise Frozen
     return Balance(data.free - amount)
+
+
+def ensure_withdrawable(info: AccountInfo, amount: Balance) -> Balance:
+    """What `withdraw` would leave.
+
+    Raises:
+        TokenError: the account has too little, or would die.
+    """
+    left = left_after(info.data, amount)
+    if left < EXISTENTIAL_DEPOSIT:
+        raise NotExpendable
+    return left
 
 
 def with_free(info: AccountInfo, free: Balance) -> AccountInfo:

@@ -148,16 +148,6 @@ class System(Pallet):
     def account_of(self, who: AccountId) -> AccountInfo:
         return self.account.get(who)
 
-    def count(self, who: AccountId) -> None:
-        """One more extrinsic of an account that pays for it."""
-        info = self.account.get(who)
-        self.account.put(
-            who,
-            AccountInfo(
-                info.nonce + 1, info.consumers, info.providers, info.sufficients, info.data
-            ),
-        )
-
     def keep(self, who: AccountId, info: AccountInfo) -> None:
         """Store an account that exists already."""
         self.account.put(who, info)

@@ -14,7 +14,6 @@ from phala.frame import (
     Constant,
     DispatchInfo,
     Pallet,
-    Pays,
     StorageValue,
     event,
 )
@@ -55,7 +54,7 @@ class InclusionFee:
 class Currency(Protocol):
     """Who keeps balances."""
 
-    def withdraw(self, who: AccountId, amount: Balance) -> None: ...
+    def withdraw(self, who: AccountId, amount: Balance, *, extrinsics: int = 0) -> None: ...
     def deposit(self, who: AccountId, amount: Balance) -> None: ...
 
 
@@ -71,10 +70,8 @@ class TransactionPayment(Pallet):
         super().__init__(block)
         self.currency = currency
 
-    def inclusion_fee(self, info: DispatchInfo, length: int) -> InclusionFee | None:
-        """None for a call that is free."""
-        if info.pays_fee == Pays.NO:
-            return None
+    def inclusion_fee(self, info: DispatchInfo, length: int) -> InclusionFee:
+        """What a signed extrinsic pays without its tip, also for a call that is free when bare."""
         weight_fee = weight_to_fee(info.weight.ref_time)
         return InclusionFee(
             BASE_FEE,
@@ -84,19 +81,20 @@ class TransactionPayment(Pallet):
 
     def fee(self, info: DispatchInfo, length: int, tip: Balance) -> Balance:
         """All that the signer pays, the tip too."""
-        inclusion = self.inclusion_fee(info, length)
-        fee = (inclusion.total if inclusion else 0) + tip
-        return Balance(fee)
+        weight_fee = self.next_fee_multiplier.get() * weight_to_fee(info.weight.ref_time)
+        return Balance(BASE_FEE + LENGTH_FEE * length + weight_fee // MULTIPLIER_ONE + tip)
 
     def charge(self, who: AccountId, fee: Balance) -> None:
-        """Take the fee before the call runs. Raises `TokenError`; then nothing happened."""
-        if fee:
-            self.currency.withdraw(who, fee)
+        """Take the fee before the call runs, and count the extrinsic.
+
+        Raises:
+            TokenError: nothing happened.
+        """
+        self.currency.withdraw(who, fee, extrinsics=1)
 
     def settle(self, who: AccountId, fee: Balance, tip: Balance) -> None:
         """Pay what `charge` took to the treasury, after the call ran."""
-        if fee:
-            self.currency.deposit(TREASURY, fee)
+        self.currency.deposit(TREASURY, fee)
         self.emit(TransactionFeePaid(who, fee, tip))
 
     events: ClassVar = {0: TransactionFeePaid}

@@ -157,7 +157,6 @@ class BlockBuilder:
                 Problem.FUTURE, mend="send those before it first", why=f"nonce {by.nonce}"
             )
         signer, fee = admitted.signer, admitted.fee
-        world.system.count(signer)
         world.payment.charge(signer, fee)
         call, error = decoded.call, None
         try:

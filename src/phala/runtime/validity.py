@@ -7,10 +7,11 @@ from typing import Final
 from phala.crypto.hashes import blake2_256
 from phala.crypto.signatures import ecdsa_recover, ed25519_verify, sr25519_verify
 from phala.errors import Invalid, PhalaError
-from phala.frame import Call, Calls, DispatchClass, PalletError, TokenError
+from phala.frame import AccountInfo, Call, Calls, DispatchClass, PalletError, TokenError
 from phala.messages.payloads.enclave import SignedMessage
 from phala.messages.registration import SignedRegistration
 from phala.pallets import mq, registry
+from phala.pallets.balances import ensure_withdrawable
 from phala.primitives.extrinsic import (
     EXTRINSIC_BYTES_MAX,
     Extrinsic,
@@ -162,13 +163,13 @@ def admit(world: World, decoded: Decoded, by: Signature, *, check_signature: boo
     if info.weight.ref_time + BASE_REF_TIME > NORMAL_REF_TIME_MAX:  # 5
         raise InvalidTransaction(Problem.EXHAUSTS_RESOURCES, mend="ask less at once")
     fee = world.payment.fee(info, decoded.length, by.tip)
-    ensure_payable(world, signer, fee)  # 6
+    ensure_payable(account, fee)  # 6
     return Admitted(signer, fee, ahead, by.era.death(world.block.number))
 
 
-def ensure_payable(world: World, signer: AccountId, fee: Balance) -> None:
+def ensure_payable(account: AccountInfo, fee: Balance) -> None:
     try:
-        world.balances.ensure_withdrawable(signer, fee)
+        ensure_withdrawable(account, fee)
     except TokenError as error:
         raise InvalidTransaction(
             Problem.PAYMENT, mend="give the account funds first", why=f"the fee is {fee} plancks"
