@@ -19,6 +19,7 @@ from phala.messages.calls import (
     COMMAND_REQUEST,
     COMMAND_TAG,
     ERROR_CONTRACT,
+    ERROR_REFUSED,
     OUTCOME,
     QUERY_CONTEXT,
     QUERY_REQUEST,
@@ -241,6 +242,17 @@ def test_a_receipt_that_lies_is_refused(lie: dict[str, Any], why: str) -> None:
 
     with pytest.raises(ReceiptRefused, match=why):
         open_reply(pending, reply_to(pending, **lie))
+
+
+def test_a_refusal_before_the_call_ran_is_told_though_it_names_no_place() -> None:
+    pending = a_query()
+    refused = replace(DONE, ok=False, error_kind=ERROR_REFUSED, error="the query has expired")
+    nothing = {"count": Count(0), "code_id": CodeId(bytes(32)), "cluster": ClusterId(bytes(32))}
+
+    answer = open_reply(pending, reply_to(pending, refused, **nothing))
+
+    with pytest.raises(CallFailed, match="the enclave refused: the query has expired"):
+        answer.value()
 
 
 def test_a_receipt_of_another_signer_is_refused() -> None:

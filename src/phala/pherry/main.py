@@ -75,6 +75,7 @@ class Pherry:
         self._worker = worker
         self._operator = operator
         self._memory = Memory()
+        self._connections = 0
         self._said: tuple[str, float] = ("", 0.0)
         self._served = False
 
@@ -92,7 +93,6 @@ class Pherry:
                         backoff_s = BACKOFF_S_MIN
                     except PhalaError as error:
                         self._complain(error)
-                        self._memory.forget()
                         await asyncio.sleep(backoff_s)
                         wait_s, backoff_s = 0.0, min(2 * backoff_s, BACKOFF_S_MAX)
                 with contextlib.suppress(TimeoutError):
@@ -104,6 +104,9 @@ class Pherry:
 
     async def _round(self, head: Head) -> Report:
         errand = Errand(await self._client.genesis(), self._operator)
+        if self._client.rpc.connections != self._connections:
+            self._connections = self._client.rpc.connections
+            self._memory.forget()
         return await perform(work_round(errand, head, self._memory), self._node, self._worker)
 
     def _tell(self, report: Report) -> None:

@@ -20,6 +20,7 @@ from phala.messages.calls import (
     COMMAND_CONTEXT,
     COMMAND_REQUEST,
     COMMAND_TAG,
+    ERROR_REFUSED,
     OUTCOME,
     QUERY_CONTEXT,
     QUERY_REQUEST,
@@ -356,15 +357,19 @@ def check_receipt(pending: Pending, reply: Reply, response: bytes) -> None:
     said = (body.kind, body.genesis, body.call, body.contract)
     if said != (pending.kind, pending.genesis, pending.call, pending.contract):  # 2
         raise ReceiptRefused("it is of another chain, call or contract")
-    if pending.code_id not in (None, body.code_id):
+    # What was refused before it ran names no code, cluster or place in a topic.
+    ran = reply.outcome.ok or reply.outcome.error_kind != ERROR_REFUSED
+    if ran and pending.code_id not in (None, body.code_id):
         raise ReceiptRefused("the contract runs other code")
-    if pending.cluster not in (None, body.cluster):
+    if ran and pending.cluster not in (None, body.cluster):
         raise ReceiptRefused("it is of another cluster")
     asked = blinded(reply.blinder, pending.request)
     if (body.request, body.response) != (asked, blinded(reply.blinder, response)):  # 3
         raise ReceiptRefused("its hashes are of another request or response")
-    if body.height < pending.height or body.count < pending.count:  # 4
+    if body.height < pending.height:  # 4
         raise ReceiptRefused(f"it is of block {body.height}, before {pending.height}")
+    if ran and body.count < pending.count:
+        raise ReceiptRefused(f"it is of message {body.count}, before {pending.count}")
     if pending.worker not in (None, body.worker) or pending.epoch not in (None, body.epoch):  # 5
         raise ReceiptRefused("another worker answered")
     check_receipt_signature(reply.receipt)  # 6

@@ -94,6 +94,7 @@ class Rpc:
         self._reader: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
         self._closed = False
+        self.connections = 0  # made so far: another number, and the node may have lost its pool
 
     async def __aenter__(self) -> Self:
         return self
@@ -224,6 +225,7 @@ class Rpc:
                     raise Unavailable(
                         f"{self.url} does not answer: {error}", mend="see whether the node runs"
                     ) from None
+                self.connections += 1
                 self._reader = asyncio.create_task(self._read(self._socket))
             return self._socket
 

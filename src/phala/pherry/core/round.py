@@ -51,7 +51,7 @@ class Memory:
     registered_at: int | None = None
 
     def forget(self) -> None:
-        """A side was away: a node that restarts has lost its pool."""
+        """The node was away: when it restarts it has lost its pool."""
         self.messages.clear()
         self.registered_at = None
 
