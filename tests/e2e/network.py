@@ -95,24 +95,29 @@ def running(folder: Path, *options: str) -> Iterator[Network]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        errors.close()
         assert process.stdout is not None
         process.stdout.close()
 
 
 def first_line(process: subprocess.Popen[str]) -> str:
     """What the process prints first, or an error when it does not within `UP_S_MAX`."""
-    assert process.stdout is not None
     lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
-        for line in process.stdout or ():
-            lines.put(line)
+        assert process.stdout is not None
+        with process.stdout as stream:
+            for line in stream:
+                lines.put(line)
+        lines.put("")
 
     threading.Thread(target=read, daemon=True).start()
     try:
-        return lines.get(timeout=UP_S_MAX)
+        line = lines.get(timeout=UP_S_MAX)
     except queue.Empty:
         raise AssertionError(f"phala up printed nothing in {UP_S_MAX} s") from None
+    assert line, f"phala up ended with exit code {process.wait()} before it was ready"
+    return line
 
 
 def until(condition: Callable[[], T | None], *, seconds: float = 30) -> T:
