@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 
 from phala.codec import Compact
+from phala.crypto.hashes import blake2_256
 from phala.crypto.signatures import sr25519_from_seed
+from phala.finality.grandpa import Authority, scheduled_change
+from phala.frame import Block
 from phala.messages.bus import (
     ENVELOPE,
     SYSTEM_TOPIC,
@@ -48,6 +51,7 @@ from phala.messages.state import (
     worker_key,
 )
 from phala.messages.types import ContractId, Generation, SealKey
+from phala.pallets.system import BLOCK_HASH_COUNT, System
 from phala.primitives.address import MULTI_ADDRESS, MultiAddress
 from phala.primitives.extrinsic import Era, Extrinsic
 from phala.primitives.keys import storage_prefix
@@ -420,6 +424,49 @@ def test_the_hash_of_an_old_block_is_kept(chain: MemoryChain, metadata: Metadata
     key = metadata.storage_key("System", "BlockHash", 2)
     assert chain.pairs[key] == chain.blocks[1].hash
     assert chain.pairs[metadata.storage_key("System", "BlockHash", 0)] == chain.genesis
+
+
+def test_hashes_older_than_the_longest_era_are_forgotten_but_genesis() -> None:
+    block = Block(BlockNumber(BLOCK_HASH_COUNT + 100))
+    system = System(block)
+    system.block_hash.put(BlockNumber(0), Hash(b"g" * 32))
+    for number in (98, 99, 100):
+        system.block_hash.put(BlockNumber(number), Hash(bytes([number]) * 32))
+
+    system.initialize(Hash(b"p" * 32), ())
+
+    assert system.hash_of(BlockNumber(99)) is None
+    assert system.hash_of(BlockNumber(100)) == Hash(b"d" * 32)
+    assert system.hash_of(BlockNumber(block.number - 1)) == b"p" * 32
+    assert system.genesis_hash() == b"g" * 32
+
+
+def test_a_change_of_authorities_is_told_to_light_clients(chain: MemoryChain) -> None:
+    builder = chain.open()
+    builder._world.grandpa.change_authorities(((b"n" * 32, 2), (b"o" * 32, 1)))
+
+    sealed = chain.close(builder)
+
+    assert scheduled_change(sealed.header) == (Authority(b"n" * 32, 2), Authority(b"o" * 32, 1))
+    assert sealed.authorities == ((b"n" * 32, 2), (b"o" * 32, 1))
+    set_id = RUNTIME.call(chain.state(), sealed.hash, "GrandpaApi_current_set_id", b"")
+    assert set_id == (1).to_bytes(8, "little")
+    chain.block()
+    assert chain.blocks[-1].authorities is None
+
+
+def test_a_remark_is_carried_and_its_hash_is_told(chain: MemoryChain, metadata: Metadata) -> None:
+    chain.block(
+        chain.signed(ALICE, bytes([0, 0]) + b"\x0chey", 0),
+        chain.signed(ALICE, bytes([0, 7]) + b"\x0chey", 1),
+    )
+
+    (remarked,) = [
+        each
+        for each in metadata.decode_events(chain.pairs[storage_prefix("System", "Events")])
+        if each.name == "Remarked"
+    ]
+    assert remarked.fields == {"sender": ALICE.public, "hash": blake2_256(b"hey")}
 
 
 # ---- questions
