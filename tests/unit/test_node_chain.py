@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 import phala.node.chain as chains
+import phala.node.store as stores
 from phala.crypto.hashes import blake2_256
 from phala.errors import PhalaError
 from phala.node.blobs import decode_changes, decode_list, encode_changes, encode_list
 from phala.node.chain import Chain, Pruned, UnknownBlock
-from phala.node.store import Damaged, OtherChain, Store
+from phala.node.store import Damaged, OtherChain, OtherFormat, Store
 from phala.primitives.header import Header
 from phala.primitives.types import BlockNumber, Hash
 from phala.trie import EMPTY_ROOT, DictBase, Layout, Trie, read_proof
@@ -32,7 +33,11 @@ def header_of(parent: Hash, number: int, root: Hash) -> Header:
 def created(folder: Path, state: dict[bytes, bytes]) -> Store:
     store = Store(folder)
     items = sorted(state.items())
-    store.create(header_of(Hash(bytes(32)), 0, Trie.build(items, Layout.V1).root), items)
+    try:
+        store.create(header_of(Hash(bytes(32)), 0, Trie.build(items, Layout.V1).root), items)
+    except PhalaError:
+        store.close()
+        raise
     return store
 
 
@@ -60,8 +65,8 @@ class Written:
         changes = {key: changes[key] for key in sorted(changes) if changes[key] != now.get(key)}
         then = {key: value for key, value in (now | changes).items() if value is not None}
         self.write(tuple(changes.items()), then)
-        if finalize and self.chain.head.number > 1:
-            number = BlockNumber(self.chain.head.number - 1)
+        number = BlockNumber(self.chain.head.number - 1)
+        if finalize and number > self.chain.finalized:
             self.chain.finalize(number, b"justification %d" % number)
 
     def write(
@@ -202,6 +207,28 @@ def test_another_chains_folder_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(OtherChain, match="the spec is of"):
         created(tmp_path / "db", START | {b"one": b"more"})
+
+
+def test_another_formats_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "STORE_VERSION", b"0")
+    created(tmp_path / "db", START).close()
+    monkeypatch.undo()
+
+    with pytest.raises(OtherFormat, match="this release reads"):
+        created(tmp_path / "db", START)
+
+
+def test_many_changes_make_the_window_shorter_but_not_under_its_least(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chains, "WINDOW_KEYS_MAX", 1)
+    monkeypatch.setattr(chains, "WINDOW_BLOCKS_MIN", 3)
+    written = Written(store, seed=7)
+    for _ in range(20):
+        written.block()
+
+    assert written.chain.oldest == 20 - 3
+    check(written.chain, written.states)
 
 
 def test_a_folder_serves_one_node_at_a_time(tmp_path: Path) -> None:

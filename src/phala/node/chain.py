@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from heapq import merge
 from typing import Final
 
-from phala.errors import Invalid, Refused
+from phala.errors import Refused
 from phala.node.blobs import Changes
 from phala.node.store import Damaged, Store, StoredBlock
 from phala.primitives.header import Header
@@ -15,10 +15,12 @@ from phala.primitives.types import BlockNumber, Hash
 from phala.trie import Layout, Trie
 
 WINDOW_BLOCKS: Final = 256  # blocks below the head whose state and proofs are at hand
-FOLD_BLOCKS_MAX: Final = 4  # folded after one block: cost follows what changed
+WINDOW_KEYS_MAX: Final = 500_000  # changed in the window, some 1 GB: above it is shorter
+WINDOW_BLOCKS_MIN: Final = 16
+FOLD_BLOCKS_MAX: Final = 4  # folded with one block: cost follows what changed
 
 
-class UnknownBlock(Invalid):
+class UnknownBlock(Refused):
     """No block has this hash."""
 
     def __init__(self, block_hash: bytes) -> None:
@@ -74,6 +76,8 @@ class Chain:
         self._added: list[bytes] = []  # those touched that the flat table lacks, in order
         self._undos: dict[int, dict[bytes, bytes | None]] = {}
         self._tries: dict[int, Trie] = {}
+        self._next: Trie | None = None  # the head's with changes, from `root_with` to `append`
+        self._window_keys = 0  # that the blocks above `folded` changed
         self._replay()
 
     def _replay(self) -> None:
@@ -99,6 +103,7 @@ class Chain:
                 insort(self._added, key)
             touched.append(number)
         self._undos[number] = dict(undo)
+        self._window_keys += len(undo)
 
     # ---- reading
 
@@ -168,7 +173,8 @@ class Chain:
 
     def root_with(self, changes: Changes) -> Hash:
         """The state root of the head's state after changes; the trie is kept for `append`."""
-        self._next = self._tries[self.head.number].update(changes, self.state_at(self.head.number))
+        head = self.head.number
+        self._next = self._tries[head].update(changes, self.state_at(head))
         return self._next.root
 
     def append(
@@ -180,35 +186,44 @@ class Chain:
     ) -> None:
         """Commit the block that follows the head. Its state root was computed by `root_with`."""
         assert header.parent_hash == self.head.hash()
-        assert header.state_root == self._next.root
+        trie, self._next = self._next, None
+        assert trie is not None
+        assert header.state_root == trie.root
         undo = tuple((key, self.value(key, self.head.number)) for key, _ in changes)
-        self.store.commit(StoredBlock(header, body, changes, undo, messages))
-        self._tries[header.number] = self._next
-        self._remember(header.number, changes, undo)
+        folding = self._folding(header.number)
+        folded = [self.store.changes(number) for number in folding]
+        block = StoredBlock(header, body, changes, undo, messages)
+        self.store.commit(block, folding=folding, keep=self.archive)
+        self._tries[header.number] = trie
         self.head = header
-        self._fold()
+        for number, past in zip(folding, folded, strict=True):
+            self._forget(number, past)
+        self._remember(header.number, changes, undo)
 
     def finalize(self, number: BlockNumber, justification: bytes) -> None:
         assert self.finalized < number <= self.head.number
         self.store.finalize(number, justification)
         self.finalized = number
 
-    def _fold(self) -> None:
-        for _ in range(FOLD_BLOCKS_MAX):
-            number = self.folded + 1
-            if number > min(self.head.number - WINDOW_BLOCKS, self.finalized):
-                return
-            changes = self.store.changes(BlockNumber(number))
-            self.store.fold(BlockNumber(number), keep=self.archive)
-            del self._tries[self.folded]
-            del self._undos[number]
-            self.folded = BlockNumber(number)
-            if not self.archive:
-                self.oldest = self.folded
-            self._forget(changes)
+    def _folding(self, head: int) -> list[BlockNumber]:
+        """The final blocks that leave the window when `head` is written, a few at a time."""
+        out: list[BlockNumber] = []
+        keys = self._window_keys
+        for number in range(self.folded + 1, self.folded + 1 + FOLD_BLOCKS_MAX):
+            full = keys > WINDOW_KEYS_MAX and number + WINDOW_BLOCKS_MIN <= head
+            if number > self.finalized or not (full or number + WINDOW_BLOCKS <= head):
+                break
+            keys -= len(self._undos[number])
+            out.append(BlockNumber(number))
+        return out
 
-    def _forget(self, changes: Changes) -> None:
-        """Changes are in the flat table now."""
+    def _forget(self, number: BlockNumber, changes: Changes) -> None:
+        """A block's changes are in the flat table now."""
+        del self._tries[self.folded]
+        self._window_keys -= len(self._undos.pop(number))
+        self.folded = number
+        if not self.archive:
+            self.oldest = number
         for key, value in changes:
             touched = self._touched[key]
             del touched[0]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from phala.crypto.hashes import blake2_256
-from phala.errors import PhalaError
 from phala.node.chain import Chain
 from phala.node.core.pool import Change, Pool, Pooled, Status
 from phala.primitives.header import Header
@@ -128,8 +127,7 @@ class Node:
         try:
             pooled = self._validated(data, found, source)
         except InvalidTransaction as refusal:
-            if refusal.problem not in (Problem.FUTURE, Problem.PAYMENT):
-                self.pool.ban(found, number)
+            self._ban(found, refusal)
             raise
         self.tell_changes(self.pool.add(pooled))
         self.has_work()
@@ -148,16 +146,26 @@ class Node:
             self.chain.head.number + valid.longevity,
         )
 
+    def _ban(self, found: Hash, refusal: InvalidTransaction) -> None:
+        """Not for what may soon be mended: funds or earlier transactions may come."""
+        if refusal.problem not in (Problem.FUTURE, Problem.PAYMENT):
+            self.pool.ban(found, self.chain.head.number)
+
+    def drop(self, found: Hash, refusal: InvalidTransaction) -> None:
+        """A pooled transaction is no longer valid."""
+        self._ban(found, refusal)
+        self.tell_changes(self.pool.remove(found, Status.INVALID))
+
     def revalidate(self) -> None:
         """Look again at what has waited as long as it said that it is valid."""
         for old in self.pool.stale(self.chain.head.number):
-            self.tell_changes(self.pool.remove(old.hash, Status.INVALID))
             try:
-                self.tell_changes(
-                    self.pool.add(self._validated(old.data, old.hash, Source.EXTERNAL))
-                )
-            except PhalaError as refusal:
+                again = self._validated(old.data, old.hash, Source.EXTERNAL)
+            except InvalidTransaction as refusal:
                 LOG.info("dropped from the pool: %s", refusal)
+                self.drop(old.hash, refusal)
+            else:
+                self.pool.renew(old.hash, again.valid_till)
 
     # ---- blocks
 

@@ -33,6 +33,10 @@ class OtherChain(Refused):
     """The folder holds another chain than the spec."""
 
 
+class OtherFormat(Refused):
+    """The folder was written by another release, in a form that this one does not read."""
+
+
 class Damaged(Unavailable):
     """What is on disk does not fit together."""
 
@@ -122,6 +126,12 @@ class Store:
                     f"the spec is of 0x{header.hash().hex()}",
                     mend="give the folder of that chain, or an empty one",
                 )
+            version = self._get("meta", b"version")
+            if version != STORE_VERSION:
+                raise OtherFormat(
+                    f"the store has format {version!r}, this release reads {STORE_VERSION!r}",
+                    mend="import the chain again into an empty folder",
+                )
             return
         with self._writing() as transaction:
             for key, value in state:
@@ -162,8 +172,16 @@ class Store:
 
     # ---- blocks
 
-    def commit(self, block: StoredBlock) -> None:
-        """Write one block, whole; when this returns it survives a power cut."""
+    def commit(
+        self, block: StoredBlock, *, folding: Sequence[BlockNumber] = (), keep: bool = False
+    ) -> None:
+        """Write one block, whole; when this returns it survives a power cut.
+
+        Args:
+            folding: the next blocks after `folded`, whose blobs go into the flat table.
+            keep: an archive: what those replaced goes into the history; else their undo is
+                dropped, and no state below can be read any more.
+        """
         at, tables = _number(block.number), self._tables
         with self._writing() as transaction:
             self._put_header(transaction, block.header, block.body)
@@ -171,12 +189,33 @@ class Store:
             transaction.put(at, encode_changes(block.undo), db=tables["undos"])
             for topic, count, envelope in block.messages:
                 transaction.put(_message_key(topic, count), envelope, db=tables["messages"])
+            for number in folding:
+                self._fold(transaction, number, keep=keep)
 
     def finalize(self, number: BlockNumber, justification: bytes) -> None:
         with self._writing() as transaction:
             at = _number(number)
             transaction.put(at, justification, db=self._tables["justifications"])
             transaction.put(b"finalized", at, db=self._tables["meta"])
+
+    def _fold(self, transaction: lmdb.Transaction, number: BlockNumber, *, keep: bool) -> None:
+        at, tables = _number(number), self._tables
+        for key, value in decode_changes(transaction.get(at, b"", db=tables["changes"])):
+            if value is None:
+                transaction.delete(key, db=tables["flat"])
+                if keep:
+                    transaction.put(key, b"", db=tables["gone"])
+            else:
+                transaction.put(key, value, db=tables["flat"])
+        if keep:
+            for key, value in decode_changes(transaction.get(at, b"", db=tables["undos"])):
+                entry = b"\0" if value is None else b"\1" + value
+                transaction.put(blake2_128(key) + at, entry, db=tables["history"])
+        else:
+            transaction.put(b"oldest", at, db=tables["meta"])
+        transaction.delete(at, db=tables["changes"])
+        transaction.delete(at, db=tables["undos"])
+        transaction.put(b"folded", at, db=tables["meta"])
 
     def header(self, number: BlockNumber) -> Header | None:
         data = self._get("headers", _number(number))
@@ -238,33 +277,6 @@ class Store:
             while found and cursor.key().startswith(prefix):
                 yield cursor.key()
                 found = cursor.next()
-
-    def fold(self, number: BlockNumber, *, keep: bool) -> None:
-        """Move the blob of block `folded + 1`, which `number` is, into the flat table.
-
-        With `keep` (an archive) what it replaced goes into the history; else its undo is dropped,
-        and no state below can be read any more.
-        """
-        assert number == self.folded + 1
-        at, tables = _number(number), self._tables
-        changes, undo = self.changes(number), self.undo(number)
-        with self._writing() as transaction:
-            for key, value in changes:
-                if value is None:
-                    transaction.delete(key, db=tables["flat"])
-                    if keep:
-                        transaction.put(key, b"", db=tables["gone"])
-                else:
-                    transaction.put(key, value, db=tables["flat"])
-            if keep:
-                for key, value in undo:
-                    entry = b"\0" if value is None else b"\1" + value
-                    transaction.put(blake2_128(key) + at, entry, db=tables["history"])
-            transaction.delete(at, db=tables["changes"])
-            transaction.delete(at, db=tables["undos"])
-            transaction.put(b"folded", at, db=tables["meta"])
-            if not keep:
-                transaction.put(b"oldest", at, db=tables["meta"])
 
     def before(self, key: bytes, after: BlockNumber) -> tuple[bool, bytes | None]:
         """Whether a folded block above `after` changed the key, and what it held before the first

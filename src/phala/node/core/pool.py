@@ -8,15 +8,16 @@ Source: Substrate's `sc-transaction-pool`, `base_pool`.
 import enum
 import heapq
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from phala.errors import Refused
 from phala.primitives.types import Hash
 
 READY_MAX: Final = 20_000
+READY_BYTES_MAX: Final = 64 * 1024 * 1024
 FUTURE_MAX: Final = 2_048
-BYTES_MAX: Final = 64 * 1024 * 1024
+FUTURE_BYTES_MAX: Final = 8 * 1024 * 1024
 BANNED_MAX: Final = 4_096
 BANNED_BLOCKS: Final = 64  # blocks for which an invalid transaction is not looked at again
 
@@ -56,7 +57,7 @@ class Pooled:
     priority: int
     requires: tuple[bytes, ...]
     provides: tuple[bytes, ...]
-    valid_till: int  # block; then it is validated again
+    valid_till: int  # block; with that one as the head it is validated again
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +70,31 @@ class Change:
 
 
 class Pool:
-    """Ready and future transactions. Whoever changes it gets the changes of status, in order."""
+    """Ready and future transactions. Whoever changes it gets the changes of status, in order.
+
+    No tag has two ready providers, what ready ones require is provided by ready ones, and a future
+    one misses something. A tag that the state provides is required by none.
+    """
 
     def __init__(self) -> None:
         self._ready: dict[Hash, Pooled] = {}
-        self._future: dict[Hash, Pooled] = {}
+        self._future: dict[Hash, Pooled] = {}  # the oldest first
         self._providers: dict[bytes, Hash] = {}  # tag -> the ready one that provides it
-        self._missing: dict[Hash, dict[bytes, None]] = {}  # of future ones
-        self._waiting: dict[bytes, dict[Hash, None]] = {}  # tag -> future ones
+        self._users: dict[bytes, dict[Hash, None]] = {}  # tag -> all that require it
         self._banned: dict[Hash, int] = {}
         self._order: dict[Hash, int] = {}
         self._count = 0
-        self._bytes = 0
+        self._ready_bytes = 0
+        self._future_bytes = 0
 
     def __len__(self) -> int:
         return len(self._ready)
 
     def __contains__(self, found: Hash) -> bool:
         return found in self._ready or found in self._future
+
+    def is_ready(self, found: Hash) -> bool:
+        return found in self._ready
 
     def provides(self, tag: bytes) -> bool:
         """Whether a ready transaction provides it."""
@@ -95,6 +103,10 @@ class Pool:
     @property
     def future_count(self) -> int:
         return len(self._future)
+
+    @property
+    def ready_bytes(self) -> int:
+        return self._ready_bytes
 
     def data(self) -> Iterator[bytes]:
         """Every ready transaction's bytes."""
@@ -116,6 +128,8 @@ class Pool:
             del self._banned[next(iter(self._banned))]
         self._banned[found] = number + BANNED_BLOCKS
 
+    # ---- coming in
+
     def add(self, new: Pooled) -> list[Change]:
         """Take a valid transaction in.
 
@@ -123,25 +137,29 @@ class Pool:
             PriorityTooLow: a ready one provides the same and has at least its priority.
             PoolFull: there is no room.
         """
-        if self._bytes + len(new.data) > BYTES_MAX:
-            raise PoolFull(f"the pool holds {self._bytes} bytes", mend="send it again later")
-        missing = {tag: None for tag in new.requires if tag not in self._providers}
-        if missing:
-            return self._add_future(new, missing)
+        if not self._satisfied(new):
+            return self._add_future(new)
         out = self._add_ready(new)
-        return out + self._promote(new.provides)
+        return out + self._promote(new.provides) if new.hash in self._ready else out
 
-    def _add_future(self, new: Pooled, missing: dict[bytes, None]) -> list[Change]:
-        if len(self._future) >= FUTURE_MAX:
-            raise PoolFull(
-                f"{len(self._future)} transactions wait for others", mend="send it again later"
-            )
+    def _satisfied(self, each: Pooled) -> bool:
+        return all(tag in self._providers for tag in each.requires)
+
+    def _add_future(self, new: Pooled) -> list[Change]:
+        """The oldest make room: waiting for what may never come costs its sender nothing."""
+        if len(new.data) > FUTURE_BYTES_MAX:
+            raise PoolFull(f"{len(new.data)} bytes would wait", mend="send those before it first")
+        out = []
+        while (
+            len(self._future) >= FUTURE_MAX or self._future_bytes + len(new.data) > FUTURE_BYTES_MAX
+        ):
+            oldest = next(iter(self._future))
+            self._drop_future(oldest)
+            out.append(Change(oldest, Status.DROPPED))
         self._future[new.hash] = new
-        self._bytes += len(new.data)
-        self._missing[new.hash] = missing
-        for tag in missing:
-            self._waiting.setdefault(tag, {})[new.hash] = None
-        return [Change(new.hash, Status.FUTURE)]
+        self._future_bytes += len(new.data)
+        self._use(new)
+        return [*out, Change(new.hash, Status.FUTURE)]
 
     def _add_ready(self, new: Pooled) -> list[Change]:
         rivals = {self._providers[tag]: None for tag in new.provides if tag in self._providers}
@@ -151,57 +169,99 @@ class Pool:
                     f"priority {new.priority}, 0x{rival.hex()} has {self._ready[rival].priority}",
                     mend="raise the tip, or use the next nonce",
                 )
-        if not rivals and len(self._ready) >= READY_MAX:
-            raise PoolFull(f"{len(self._ready)} transactions wait", mend="send it again later")
-        out = [Change(rival, Status.USURPED, new.hash) for rival in rivals]
+        out: list[Change] = []
+        for worse in self._worse(new, rivals):
+            out += self.remove(worse, Status.DROPPED)
+        if not self._satisfied(new):  # what it requires was among the worse
+            return out + self._add_future(new)
+        lost: list[bytes] = []
         for rival in rivals:
-            self._drop_ready(rival)
+            if rival in self._ready:
+                lost.extend(self._drop_ready(rival).provides)
+            elif rival in self._future:
+                self._drop_future(rival)
+            out.append(Change(rival, Status.USURPED, new.hash))
         self._ready[new.hash] = new
-        self._bytes += len(new.data)
+        self._ready_bytes += len(new.data)
         self._count += 1
         self._order[new.hash] = self._count
-        for tag in new.provides:
-            self._providers[tag] = new.hash
-        return [*out, Change(new.hash, Status.READY)]
+        self._providers.update(dict.fromkeys(new.provides, new.hash))
+        self._use(new)
+        return [*out, Change(new.hash, Status.READY), *self._orphan(lost)]
+
+    def _worse(self, new: Pooled, rivals: Iterable[Hash]) -> list[Hash]:
+        """Those that make room for `new`: the latest of the lowest priority first."""
+        gone = [self._ready[rival] for rival in rivals]
+        count = len(self._ready) - len(gone) + 1 - READY_MAX
+        size = self._ready_bytes - sum(len(each.data) for each in gone) + len(new.data)
+        size -= READY_BYTES_MAX
+        if count <= 0 and size <= 0:
+            return []
+        heap = [
+            (each.priority, -self._order[each.hash], each.hash)
+            for each in self._ready.values()
+            if each.hash not in rivals
+        ]
+        heapq.heapify(heap)
+        out = []
+        while count > 0 or size > 0:
+            if not heap or heap[0][0] >= new.priority:
+                raise PoolFull(f"{len(self._ready)} transactions wait", mend="send it again later")
+            _, _, worst = heapq.heappop(heap)
+            out.append(worst)
+            count -= 1
+            size -= len(self._ready[worst].data)
+        return out
 
     def _promote(self, provided: Iterable[bytes]) -> list[Change]:
         """Make ready what waited for these tags alone."""
+        return self._ripen([user for tag in provided for user in self._users.get(tag, ())])
+
+    def _ripen(self, waiting: Iterable[Hash]) -> list[Change]:
+        """Make ready what waits for nothing, and what waited for that."""
         out: list[Change] = []
-        tags = list(provided)
-        while tags:
-            tag = tags.pop()
-            for waiting in self._waiting.pop(tag, {}):
-                missing = self._missing[waiting]
-                missing.pop(tag, None)
-                if missing:
-                    continue
-                del self._missing[waiting]
-                ripe = self._future.pop(waiting)
-                self._bytes -= len(ripe.data)
-                try:
-                    out += self._add_ready(ripe)
-                except Refused:
-                    out.append(Change(ripe.hash, Status.DROPPED))
-                else:
-                    tags.extend(ripe.provides)
+        left = list(waiting)
+        while left:
+            found = left.pop()
+            ripe = self._future.get(found)
+            if ripe is None or not self._satisfied(ripe):
+                continue
+            self._drop_future(found)
+            try:
+                out += self._add_ready(ripe)
+            except Refused:
+                out.append(Change(found, Status.DROPPED))
+            else:
+                left.extend(user for tag in ripe.provides for user in self._users.get(tag, ()))
         return out
 
-    def _drop_ready(self, found: Hash) -> None:
+    def _use(self, new: Pooled) -> None:
+        for tag in new.requires:
+            self._users.setdefault(tag, {})[new.hash] = None
+
+    # ---- going out
+
+    def _drop_ready(self, found: Hash) -> Pooled:
         gone = self._ready.pop(found)
-        self._order.pop(found)
-        self._bytes -= len(gone.data)
+        del self._order[found]
+        self._ready_bytes -= len(gone.data)
         for tag in gone.provides:
             if self._providers.get(tag) == found:
                 del self._providers[tag]
+        self._unuse(gone)
+        return gone
 
     def _drop_future(self, found: Hash) -> None:
         gone = self._future.pop(found)
-        self._bytes -= len(gone.data)
-        for tag in self._missing.pop(found):
-            waiting = self._waiting.get(tag, {})
-            waiting.pop(found, None)
-            if not waiting:
-                self._waiting.pop(tag, None)
+        self._future_bytes -= len(gone.data)
+        self._unuse(gone)
+
+    def _unuse(self, gone: Pooled) -> None:
+        for tag in gone.requires:
+            users = self._users.get(tag, {})
+            users.pop(gone.hash, None)
+            if not users:
+                self._users.pop(tag, None)
 
     def remove(self, found: Hash, status: Status) -> list[Change]:
         """Take one out; what depends on it goes back to the future."""
@@ -210,37 +270,69 @@ class Pool:
             return [Change(found, status)]
         if found not in self._ready:
             return []
-        gone = self._ready[found]
-        self._drop_ready(found)
-        out = [Change(found, status)]
-        for orphan in [
-            each for each in self._ready.values() if any(t in gone.provides for t in each.requires)
-        ]:
-            out += self.remove(orphan.hash, Status.FUTURE)
-            with_missing = {t: None for t in orphan.requires if t not in self._providers}
-            try:
-                out += self._add_future(orphan, with_missing)
-            except PoolFull:
-                out.append(Change(orphan.hash, Status.DROPPED))
+        return [Change(found, status), *self._orphan(self._drop_ready(found).provides)]
+
+    def _orphan(self, lost: Iterable[bytes]) -> list[Change]:
+        """Nobody may provide these tags any longer: who required them waits again."""
+        out: list[Change] = []
+        tags = list(lost)
+        while tags:
+            tag = tags.pop()
+            if tag in self._providers:
+                continue
+            for orphan in [each for each in self._users.get(tag, ()) if each in self._ready]:
+                gone = self._drop_ready(orphan)
+                tags.extend(gone.provides)
+                try:
+                    out += self._add_future(gone)
+                except PoolFull:
+                    out.append(Change(orphan, Status.DROPPED))
         return out
 
     def included(self, hashes: Iterable[Hash], provided: Iterable[bytes]) -> list[Change]:
-        """A block has these transactions, and its state provides these tags."""
+        """A block has these transactions, and its state provides these tags.
+
+        Others that provide the same came too late.
+        """
+        tags = dict.fromkeys(provided)
         for found in hashes:
             if found in self._ready:
                 self._drop_ready(found)
             elif found in self._future:
                 self._drop_future(found)
-        return self._promote(provided)
+        users = [user for tag in tags for user in self._provided_by_state(tag)]
+        late = [self._providers[tag] for tag in tags if tag in self._providers]
+        late += [
+            each.hash for each in self._future.values() if any(t in tags for t in each.provides)
+        ]
+        out: list[Change] = []
+        for found in late:
+            out += self.remove(found, Status.INVALID)
+        return out + self._ripen(users)
+
+    def _provided_by_state(self, tag: bytes) -> Iterable[Hash]:
+        """Nobody requires it any longer; who did."""
+        users = self._users.pop(tag, {})
+        for user in users:
+            pool = self._ready if user in self._ready else self._future
+            each = pool[user]
+            pool[user] = replace(each, requires=tuple(t for t in each.requires if t != tag))
+        return users
 
     def stale(self, number: int) -> list[Pooled]:
         """What must be validated again at this block."""
         pools = (self._ready, self._future)
         return [each for pool in pools for each in pool.values() if each.valid_till <= number]
 
+    def renew(self, found: Hash, valid_till: int) -> None:
+        """It is still valid."""
+        for pool in (self._ready, self._future):
+            if found in pool:
+                pool[found] = replace(pool[found], valid_till=valid_till)
+
     def in_order(self) -> Iterator[Pooled]:
         """Ready ones as a block takes them: each after what it requires, else by priority, then by
-        when they came."""
+        when they came. The pool may change meanwhile: what has left it is passed over."""
         left: dict[Hash, int] = {}
         dependents: dict[Hash, list[Hash]] = {}
         heap: list[tuple[int, int, Hash]] = []
@@ -249,17 +341,19 @@ class Pool:
             before.discard(each.hash)
             if before:
                 left[each.hash] = len(before)
-                for provider in sorted(before):
+                for provider in before:
                     dependents.setdefault(provider, []).append(each.hash)
             else:
                 heap.append((-each.priority, self._order[each.hash], each.hash))
         heapq.heapify(heap)
         while heap:
             _, _, found = heapq.heappop(heap)
-            each = self._ready[found]
-            yield each
+            each_now = self._ready.get(found)
+            if each_now is None:
+                continue
+            yield each_now
             for dependent in dependents.get(found, ()):
                 left[dependent] -= 1
-                if not left[dependent]:
-                    ripe = self._ready[dependent]
+                ripe = self._ready.get(dependent)
+                if not left[dependent] and ripe is not None:
                     heapq.heappush(heap, (-ripe.priority, self._order[dependent], dependent))

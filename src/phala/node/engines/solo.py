@@ -12,7 +12,7 @@ from typing import Final
 from phala.crypto.signatures import Keypair, ed25519_sign
 from phala.errors import Refused
 from phala.finality import JUSTIFICATION, Justification, Precommit, SetId, signed_precommit
-from phala.node.core.pool import Pooled, Status
+from phala.node.core.pool import Pooled
 from phala.node.service import Node, now
 from phala.primitives.types import BlockNumber
 from phala.runtime import BlockBuilder, InvalidTransaction, Problem
@@ -89,8 +89,8 @@ class Solo:
         self._written = time.monotonic()
         self._work_on_top = len(sealed.body) > len(inherents)
         self.node.included(sealed.header, frozenset(key for key, _ in sealed.changes), taken)
-        if parent.number > chain.finalized:
-            self.finalize(parent.number)
+        for number in range(chain.finalized + 1, parent.number + 1):
+            self.finalize(BlockNumber(number))
         self.node.revalidate()
 
     async def _fill(self, builder: BlockBuilder) -> list[Pooled]:
@@ -105,8 +105,7 @@ class Solo:
                     break
                 if refusal.problem is not Problem.FUTURE:
                     LOG.info("not included: %s", refusal)
-                    self.node.pool.ban(each.hash, self.node.chain.head.number)
-                    self.node.tell_changes(self.node.pool.remove(each.hash, Status.INVALID))
+                    self.node.drop(each.hash, refusal)
             else:
                 taken.append(each)
             if time.monotonic() > until:
