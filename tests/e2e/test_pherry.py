@@ -157,26 +157,31 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-@pytest.fixture
-def genesis(tmp_path: Path) -> Genesis:
-    (tmp_path / "node").mkdir()
-    key = create_simulated_key(tmp_path / "simulated.key")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pherry")
+
+
+@pytest.fixture(scope="module")
+def genesis(folder: Path) -> Genesis:
+    (folder / "node").mkdir()
+    key = create_simulated_key(folder / "simulated.key")
     config = GenesisConfig.dev(
-        authority=create_grandpa_key(tmp_path / "node" / "grandpa.key").public,
+        authority=create_grandpa_key(folder / "node" / "grandpa.key").public,
         simulated_root=key.public_root,
         measurement=b"\1" * 48,
         runtime_id=Hash(b"\2" * 32),
     )
-    write_spec(tmp_path / "spec.json", config)
+    write_spec(folder / "spec.json", config)
     return make_genesis(config, Runtime())
 
 
-@pytest.fixture
-def node(tmp_path: Path, genesis: Genesis) -> Iterator[Process]:
+@pytest.fixture(scope="module")
+def node(folder: Path, genesis: Genesis) -> Iterator[Process]:
     assert genesis.hash
-    place = ["--dir", str(tmp_path / "node"), "--spec", str(tmp_path / "spec.json")]
+    place = ["--dir", str(folder / "node"), "--spec", str(folder / "spec.json")]
     process = Process(
-        [sys.executable, "-m", "phala.node", *place, "--port", "0"], tmp_path / "node.log"
+        [sys.executable, "-m", "phala.node", *place, "--port", "0"], folder / "node.log"
     )
     process.command[-1] = str(process.start()["port"])
     yield process
@@ -193,9 +198,12 @@ async def carrying(node: Process, port: int, log: Path) -> AsyncIterator[Process
     where = ["--node", f"ws://127.0.0.1:{node.command[-1]}", "--worker", f"http://127.0.0.1:{port}"]
     pherry = Process([sys.executable, "-m", "phala.pherry", *where], log)
     ready = await asyncio.to_thread(pherry.start)
-    assert ready == {"ready": True, "port": None, "worker": "0x" + WORKER.hex()}
-    yield pherry
-    assert pherry.end(signal.SIGTERM) == 0
+    try:
+        assert ready == {"ready": True, "port": None, "worker": "0x" + WORKER.hex()}
+        yield pherry
+    finally:
+        code = pherry.end(signal.SIGTERM)
+    assert code == 0
     assert "Traceback" not in _text(log)
 
 

@@ -247,7 +247,11 @@ def test_a_receipt_that_lies_is_refused(lie: dict[str, Any], why: str) -> None:
 def test_a_refusal_before_the_call_ran_is_told_though_it_names_no_place() -> None:
     pending = a_query()
     refused = replace(DONE, ok=False, error_kind=ERROR_REFUSED, error="the query has expired")
-    nothing = {"count": Count(0), "code_id": CodeId(bytes(32)), "cluster": ClusterId(bytes(32))}
+    nothing: dict[str, Any] = {
+        "count": Count(0),
+        "code_id": CodeId(bytes(32)),
+        "cluster": ClusterId(bytes(32)),
+    }
 
     answer = open_reply(pending, reply_to(pending, refused, **nothing))
 
