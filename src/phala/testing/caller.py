@@ -42,9 +42,11 @@ from phala.messages.types import (
     CodeId,
     ContractId,
     Count,
+    Epoch,
     Generation,
     SealKey,
     Signature64,
+    WorkerId,
 )
 from phala.primitives.types import AccountId, BlockNumber, Moment
 from phala.testing.enclave import HashEntropy, SimWorker
@@ -58,6 +60,24 @@ class Sent:
     call: CallId
     reply_key: bytes
     envelope: CommandEnvelope
+
+
+@dataclass(frozen=True, slots=True)
+class Addressee:
+    """A worker and the key that queries are encrypted to."""
+
+    worker: WorkerId
+    epoch: Epoch
+    public: SealKey
+
+
+def addressee(to: SimWorker | Addressee) -> Addressee:
+    if isinstance(to, Addressee):
+        return to
+    current = to.enclave.view.epochs.current
+    if current is None:  # nobody can encrypt to it, but what it was asked can be signed
+        return Addressee(to.identity.worker, Epoch(0), SealKey(bytes(32)))
+    return Addressee(to.identity.worker, current.epoch, current.public)
 
 
 class Caller:
@@ -159,22 +179,20 @@ class Caller:
         message = signed_bytes(Purpose.CERTIFICATE, self.chain.genesis, CERTIFICATE.encode(body))
         return SignedCertificate(body, Signature64(sr25519_sign(self.pair, message)))
 
-    def signed(self, worker: SimWorker, request: QueryRequest) -> SignedQuery:
-        body = worker.identity.worker + QUERY_REQUEST.encode(request)
+    def signed(self, worker: SimWorker | Addressee, request: QueryRequest) -> SignedQuery:
+        body = addressee(worker).worker + QUERY_REQUEST.encode(request)
         message = signed_bytes(Purpose.QUERY, self.chain.genesis, body)
         signature = Signature64(sr25519_sign(self.session, message))
         return SignedQuery(request, self.certificate(), signature)
 
-    def seal(self, worker: SimWorker, query: SignedQuery, *, epoch: int | None = None) -> bytes:
+    def seal(self, worker: SimWorker | Addressee, query: SignedQuery) -> bytes:
         """SCALE of a `QueryEnvelope` to the worker's current key."""
-        current = worker.enclave.view.epochs.current
-        assert current is not None, "the worker is registered"
-        context = QueryContext(QUERY_TAG, self.chain.genesis, worker.identity.worker, current.epoch)
+        to = addressee(worker)
+        context = QueryContext(QUERY_TAG, self.chain.genesis, to.worker, to.epoch)
         sealed = hpke.seal(
-            current.public, pad(SIGNED_QUERY.encode(query)), QUERY_CONTEXT.encode(context)
+            to.public, pad(SIGNED_QUERY.encode(query)), QUERY_CONTEXT.encode(context)
         )
-        shown = current.epoch if epoch is None else type(current.epoch)(epoch)
-        return QUERY_ENVELOPE.encode(QueryEnvelope(CALL_VERSION, shown, sealed))
+        return QUERY_ENVELOPE.encode(QueryEnvelope(CALL_VERSION, to.epoch, sealed))
 
     def ask(
         self, worker: SimWorker, contract: ContractId, method: str, **arguments: Any
