@@ -8,6 +8,8 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -96,9 +98,17 @@ def methods_of(node: Node, identity: system.Identity) -> Methods:
     return methods
 
 
+class Server(uvicorn.Server):
+    """Signals are ours."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 async def serve(node: Node, solo: Solo, identity: system.Identity, door: socket.socket) -> None:
     """Answer and write blocks until a signal."""
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             Door(methods_of(node, identity)),
             http=BoundedHttp,
@@ -114,7 +124,7 @@ async def serve(node: Node, solo: Solo, identity: system.Identity, door: socket.
     )
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    serving = asyncio.create_task(server._serve([door]))  # noqa: SLF001 - without its signals
+    serving = asyncio.create_task(server.serve([door]))
     writing = asyncio.create_task(solo.run())
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)

@@ -200,7 +200,7 @@ class Store:
 
     def _fold(self, transaction: lmdb.Transaction, number: BlockNumber, *, keep: bool) -> None:
         at, tables = _number(number), self._tables
-        for key, value in decode_changes(transaction.get(at, b"", db=tables["changes"])):
+        for key, value in self.changes(number):
             if value is None:
                 transaction.delete(key, db=tables["flat"])
                 if keep:
@@ -208,7 +208,7 @@ class Store:
             else:
                 transaction.put(key, value, db=tables["flat"])
         if keep:
-            for key, value in decode_changes(transaction.get(at, b"", db=tables["undos"])):
+            for key, value in self.undo(number):
                 entry = b"\0" if value is None else b"\1" + value
                 transaction.put(blake2_128(key) + at, entry, db=tables["history"])
         else:

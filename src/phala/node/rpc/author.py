@@ -5,9 +5,9 @@ from typing import Any
 from phala.crypto.hashes import blake2_256
 from phala.errors import PhalaError
 from phala.node.core.pool import Change, Status
-from phala.node.rpc.errors import BAD_FORMAT, INVALID_PARAMS, RpcError, of_submission
+from phala.node.rpc.errors import BAD_FORMAT, INVALID_PARAMS, TOO_BIG, RpcError, of_submission
 from phala.node.rpc.params import Params, hex_bytes, text, to_hex
-from phala.node.rpc.server import Methods, Subscription
+from phala.node.rpc.server import ANSWER_BYTES_MAX, Methods, Subscription
 from phala.node.service import Happening, Included, Node
 from phala.primitives.address import decode_ss58
 from phala.primitives.types import Hash
@@ -29,6 +29,8 @@ def register(methods: Methods, node: Node) -> None:
 
     @methods.add("author_pendingExtrinsics")
     def pending_extrinsics(_params: Params) -> Any:
+        if 2 * node.pool.ready_bytes > ANSWER_BYTES_MAX:
+            raise RpcError(TOO_BIG, "Response is too big", f"{len(node.pool)} are pending")
         return [to_hex(each) for each in node.pool.data()]
 
     @methods.add_subscription(

@@ -39,8 +39,8 @@ def register(methods: Methods, node: Node) -> None:
 
     @methods.add("chain_getBlockHash")
     def get_block_hash(params: Params) -> Any:
-        many = params.optional(0, lambda value, _: value if isinstance(value, list) else [])
-        if many:
+        many = params.optional(0, lambda value, _: value if isinstance(value, list) else None)
+        if many is not None:
             if len(many) > BLOCK_HASHES_MAX:
                 raise RpcError(INVALID_PARAMS, "Invalid params", f"at most {BLOCK_HASHES_MAX}")
             return [hash_at(number(each, 0)) for each in many]
@@ -128,7 +128,10 @@ def register(methods: Methods, node: Node) -> None:
 
     @methods.add("grandpa_proveFinality")
     def prove_finality(params: Params) -> Any:
-        """SCALE of block hash, justification and the headers from the asked block on, excluded."""
+        """SCALE of the newest final block's hash, its justification and no headers.
+
+        Whoever lacks the headers between reads them from the chain: each names its parent.
+        """
         at = params.needed(0, number)
         if at > chain.finalized:
             return None

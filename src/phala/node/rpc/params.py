@@ -1,5 +1,6 @@
 """Parameters of methods, parsed once. Whatever is not what it should be raises `RpcError`."""
 
+import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -10,6 +11,7 @@ T = TypeVar("T")
 
 HEX_CHARS_MAX: Final = 12 * 1024 * 1024
 KEYS_MAX: Final = 1_000  # in one request
+NUMBER: Final = re.compile("0x[0-9a-fA-F]{1,16}|[0-9]{1,20}", re.ASCII)
 
 
 class Params:
@@ -44,10 +46,14 @@ def bad(index: int, need: str, found: Any) -> RpcError:
 def hex_bytes(value: Any, index: int) -> bytes:
     if not isinstance(value, str) or len(value) > HEX_CHARS_MAX:
         raise bad(index, "hex", value)
+    digits = value.removeprefix("0x")
     try:
-        return bytes.fromhex(value.removeprefix("0x"))
+        data = bytes.fromhex(digits)
     except ValueError:
         raise bad(index, "hex", value) from None
+    if 2 * len(data) != len(digits):  # `fromhex` passes over spaces
+        raise bad(index, "hex", value)
+    return data
 
 
 def block_hash(value: Any, index: int) -> Hash:
@@ -60,10 +66,9 @@ def block_hash(value: Any, index: int) -> Hash:
 def number(value: Any, index: int) -> int:
     """A number, also as hex text, as some clients write block numbers."""
     if isinstance(value, str):
-        try:
-            value = int(value, 16 if value.startswith("0x") else 10)
-        except ValueError:
-            raise bad(index, "a number", value) from None
+        if not NUMBER.fullmatch(value):
+            raise bad(index, "a number", value)
+        value = int(value, 16 if value.startswith("0x") else 10)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
         raise bad(index, "a number", value)
     return value
@@ -76,9 +81,10 @@ def text(value: Any, index: int) -> str:
 
 
 def keys(value: Any, index: int) -> list[bytes]:
+    """Keys in the order asked for, each once: an answer is never larger than the state."""
     if not isinstance(value, list) or len(value) > KEYS_MAX:
         raise bad(index, f"a list of at most {KEYS_MAX} keys", value)
-    return [hex_bytes(key, index) for key in value]
+    return list(dict.fromkeys(hex_bytes(key, index) for key in value))
 
 
 def to_hex(data: bytes) -> str:

@@ -72,14 +72,14 @@ class Connection:
         self._pending_bytes -= len(message)
         return message
 
-    def subscribe(self, notification: str, ended_by: str) -> "Subscription":
+    def subscribe(self, notification: str) -> "Subscription":
         if len(self.subscriptions) >= SUBSCRIPTIONS_MAX:
             raise RpcError(
                 TOO_MANY_SUBSCRIPTIONS, "Too many subscriptions on the connection",
                 f"at most {SUBSCRIPTIONS_MAX}; unsubscribe from some",
             )  # fmt: skip
         self._count += 1
-        found = Subscription(self, str(self._count), notification, ended_by)
+        found = Subscription(self, str(self._count), notification)
         self.subscriptions[found.id] = found
         self._fresh.append(found)
         return found
@@ -98,11 +98,10 @@ class Connection:
 class Subscription:
     """What one subscription tells its client."""
 
-    def __init__(self, to: Connection, name: str, notification: str, ended_by: str) -> None:
+    def __init__(self, to: Connection, name: str, notification: str) -> None:
         self.id = name
-        self.ended_by = ended_by
+        self.notification = notification
         self._to = to
-        self._notification = notification
         self._at_end: list[Callable[[], None]] = []
         self._held: list[Any] | None = []  # until the client has the id
 
@@ -114,7 +113,7 @@ class Subscription:
             orjson.dumps(
                 {
                     "jsonrpc": "2.0",
-                    "method": self._notification,
+                    "method": self.notification,
                     "params": {"subscription": self.id, "result": result},
                 }
             )
@@ -141,8 +140,8 @@ class Methods:
 
     def __init__(self) -> None:
         self.plain: dict[str, Method] = {}
-        self.subscribing: dict[str, tuple[Subscribe, str, str]] = {}
-        self.unsubscribing: dict[str, None] = {}
+        self.subscribing: dict[str, tuple[Subscribe, str]] = {}  # and its notification
+        self.unsubscribing: dict[str, str] = {}  # the notification of those that it ends
 
     def add(self, *names: str) -> Callable[[Method], Method]:
         def register(method: Method) -> Method:
@@ -156,8 +155,8 @@ class Methods:
     ) -> Callable[[Subscribe], Subscribe]:
         def register(subscribe: Subscribe) -> Subscribe:
             for name in names:
-                self.subscribing[name] = (subscribe, notification, ended_by[0])
-            self.unsubscribing.update(dict.fromkeys(ended_by))
+                self.subscribing[name] = subscribe, notification
+            self.unsubscribing.update(dict.fromkeys(ended_by, notification))
             return subscribe
 
         return register
@@ -277,7 +276,7 @@ class Door:
         if "id" not in asked:
             return None  # a notification: JSON-RPC 2.0 §4.1, and no method here is one
         name = asked["id"]
-        if not isinstance(name, str | int | float | None):
+        if not isinstance(name, str | int | float | None) or isinstance(name, bool):
             return failed(None, RpcError(INVALID_REQUEST, "Invalid request"))
         try:
             result = self._call(asked["method"], Params(asked.get("params")), connection)
@@ -296,8 +295,8 @@ class Door:
         if plain is not None:
             return plain(params)
         if method in self.methods.subscribing and connection is not None:
-            subscribe, notification, ended_by = self.methods.subscribing[method]
-            subscription = connection.subscribe(notification, ended_by)
+            subscribe, notification = self.methods.subscribing[method]
+            subscription = connection.subscribe(notification)
             try:
                 subscribe(params, subscription)
             except BaseException:
@@ -306,10 +305,11 @@ class Door:
             return subscription.id
         if method in self.methods.unsubscribing and connection is not None:
             found = connection.subscriptions.get(str(params.needed(0, lambda value, _: value)))
-            if found is not None:
-                found.end()
-            return found is not None
-        if method in self.methods.names():
+            if found is None or found.notification != self.methods.unsubscribing[method]:
+                return False
+            found.end()
+            return True
+        if method in self.methods.subscribing or method in self.methods.unsubscribing:
             raise RpcError(NO_METHOD, "Method not found", "subscribe over a WebSocket")
         raise RpcError(NO_METHOD, "Method not found")
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+CONNECTIONS_MAX: Final = 2_000  # WebSockets too
 HEAD_BYTES_MAX: Final = 64 * 1024
 HEAD_S_MAX: Final = 20.0  # from a connection to the end of its first request's head
 
@@ -22,6 +23,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_MAX:
+            transport.abort()
         self._late = self.loop.call_later(HEAD_S_MAX, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -7,7 +7,7 @@ from phala.codec import Malformed, Reader
 from phala.codec.compact import read_compact
 from phala.crypto.hashes import blake2_256
 from phala.node.chain import StateView
-from phala.node.rpc.errors import INVALID_PARAMS, RpcError
+from phala.node.rpc.errors import INVALID_PARAMS, TOO_BIG, RpcError
 from phala.node.rpc.params import Params, block_hash, hex_bytes, keys, number, text, to_hex
 from phala.node.rpc.server import Methods, Subscription
 from phala.node.service import Happening, NewHead, Node
@@ -16,7 +16,7 @@ from phala.trie import State
 
 PAGE_KEYS_MAX: Final = 1_000  # Substrate's limit
 QUERY_VALUES_MAX: Final = 10_000  # keys times blocks
-VALUES_MAX: Final = 10_000  # keys that `state_getPairs` may answer with
+VALUES_MAX: Final = 10_000  # keys in one answer that has no pages
 
 
 def register(methods: Methods, node: Node) -> None:
@@ -74,16 +74,21 @@ def register(methods: Methods, node: Node) -> None:
         count = params.needed(1, number)
         return page(prefix, count, params.optional(2, hex_bytes), view(params, 3))
 
+    def few(at: StateView, params: Params) -> list[bytes]:
+        """All keys under the asked prefix, or an error where they are many."""
+        found = list(islice(at.keys(params.optional(0, hex_bytes) or b""), VALUES_MAX + 1))
+        if len(found) > VALUES_MAX:
+            raise RpcError(TOO_BIG, "Response is too big", "take pages by state_getKeysPaged")
+        return found
+
     @methods.add("state_getKeys")
     def get_keys(params: Params) -> Any:
-        found = view(params, 1).keys(params.optional(0, hex_bytes) or b"")
-        return [to_hex(key) for key in islice(found, VALUES_MAX)]
+        return [to_hex(key) for key in few(view(params, 1), params)]
 
     @methods.add("state_getPairs")
     def get_pairs(params: Params) -> Any:
         at = view(params, 1)
-        found = islice(at.keys(params.optional(0, hex_bytes) or b""), VALUES_MAX)
-        return [[to_hex(key), value(at.get(key))] for key in found]
+        return [[to_hex(key), value(at.get(key))] for key in few(at, params)]
 
     @methods.add("state_queryStorageAt")
     def query_storage_at(params: Params) -> Any:
