@@ -12,12 +12,15 @@ from phala.messages.payloads.enclave import ContractFailed as FailureAnnounced
 from phala.messages.payloads.enclave import ContractKeyAnnounced
 from phala.messages.types import ClusterId, ContractId, Count, Generation, SealKey, WorkerId
 from phala.pallets.phat_contracts import (
+    ContractFailed,
+    ContractLive,
+    PhalaPhatContracts,
+)
+from phala.pallets.phat_contracts.errors import (
     AlreadySettled,
     ClusterNotFound,
     ClusterNotReady,
     ContractExists,
-    ContractFailed,
-    ContractLive,
     ContractNotFound,
     ContractNotLive,
     GenerationPassed,
@@ -25,7 +28,6 @@ from phala.pallets.phat_contracts import (
     KindUnknown,
     NotGatekeeper,
     NotOfCluster,
-    PhalaPhatContracts,
     SourceEmpty,
 )
 from phala.primitives.types import AccountId, BlockNumber, Hash

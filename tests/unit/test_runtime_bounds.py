@@ -132,7 +132,7 @@ def test_every_error_and_event_of_a_pallet_has_its_number(pallet: Any) -> None:
         if isinstance(each, type)
         and issubclass(each, PalletError)
         and each is not PalletError
-        and each.__module__ == pallet.__module__
+        and each.__module__.startswith(pallet.__module__)
     }
 
     assert declared == set(pallet.errors.values())

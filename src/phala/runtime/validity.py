@@ -12,6 +12,7 @@ from phala.messages.payloads.enclave import SignedMessage
 from phala.messages.registration import SignedRegistration
 from phala.pallets import mq, registry
 from phala.pallets.balances import ensure_withdrawable
+from phala.pallets.registry import errors as registry_errors
 from phala.primitives.extrinsic import (
     EXTRINSIC_BYTES_MAX,
     Extrinsic,
@@ -235,7 +236,7 @@ def invalid_bare(error: PhalaError) -> InvalidTransaction:
             problem, custom = Problem.STALE, 0
         case mq.SequenceTooFar():
             problem, custom = Problem.FUTURE, 0
-        case mq.NotSignedByWorker() | registry.NotSignedByWorker():
+        case mq.NotSignedByWorker() | registry_errors.NotSignedByWorker():
             problem, custom = Problem.BAD_PROOF, 0
         case _:
             problem, custom = Problem.CUSTOM, error_number(error)

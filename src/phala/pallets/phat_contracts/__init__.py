@@ -4,36 +4,27 @@ Source: DESIGN §5, §6; ARCHITECTURE, "Keys" and "Deploy".
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, ClassVar, Final, Protocol
 
 from phala.codec import (
     U8,
     U32,
-    U128,
     Bytes,
-    Descriptor,
     FixedBytes,
-    Malformed,
-    Reader,
-    Registry,
     Vector,
 )
-from phala.codec.registry import Type
 from phala.frame import (
     MICROSECOND,
     Block,
-    Case,
     Constant,
     DefaultMap,
     Hasher,
     Origin,
     Pallet,
-    PalletError,
     StorageMap,
     StorageValue,
     call,
-    cases_type,
     ensure_signed,
     event,
 )
@@ -87,7 +78,27 @@ from phala.messages.types import (
     WorkerId,
     scale,
 )
-from phala.primitives.types import ACCOUNT_ID, AccountId, Hash
+from phala.pallets.phat_contracts.errors import (
+    AlreadySettled,
+    ClusterNotFound,
+    ClusterNotReady,
+    CodeChanged,
+    CommandExpired,
+    CommandTooLarge,
+    CommandVersionUnknown,
+    ContractExists,
+    ContractNotFound,
+    ContractNotLive,
+    ExpiryTooFar,
+    GenerationPassed,
+    KeyMalformed,
+    KindUnknown,
+    NotGatekeeper,
+    NotOfCluster,
+    SourceEmpty,
+)
+from phala.pallets.phat_contracts.records import ClusterInfo, Vote
+from phala.primitives.types import AccountId, Hash
 
 SENDER: Final = PalletSender(b"PhalaPhatContracts")
 FIRST_GENERATION: Final = Generation(1)
@@ -95,77 +106,6 @@ CLUSTERS_MAX: Final = 64  # that take workers, and of one worker
 WORKERS_MAX: Final = 64  # messages.state has the same
 KEY_BYTES: Final = 32
 QUEUED, LIVE, FAILED = 0, 1, 2  # of `ContractInfo.state`
-
-
-# ---- errors
-
-
-class ClusterNotFound(PalletError):
-    """There is no such cluster: take one from `ClusterStates`."""
-
-
-class ClusterNotReady(PalletError):
-    """The cluster's keys are not given yet: wait for its workers."""
-
-
-class KindUnknown(PalletError):
-    """Contracts of this kind do not run yet: deploy Python source, kind 0."""
-
-
-class SourceEmpty(PalletError):
-    """The source is empty: give a contract."""
-
-
-class ContractExists(PalletError):
-    """The same deployment was made before: choose another salt."""
-
-
-class ContractNotFound(PalletError):
-    """There is no such contract: take one from `ContractInfos`."""
-
-
-class ContractNotLive(PalletError):
-    """The contract does not answer: wait until it is live; a failed one never is."""
-
-
-class CommandVersionUnknown(PalletError):
-    """The command is of another version: send version 1."""
-
-
-class GenerationPassed(PalletError):
-    """The command is encrypted to another generation's key: fetch the contract's present one."""
-
-
-class CommandExpired(PalletError):
-    """The command's expiry has passed: send it again with a later one."""
-
-
-class ExpiryTooFar(PalletError):
-    """The command would live too long: let it expire within 2,400 blocks."""
-
-
-class CodeChanged(PalletError):
-    """The contract's code is not what the command was written for: look at it, then send again."""
-
-
-class CommandTooLarge(PalletError):
-    """The command is too large: send less data at once."""
-
-
-class NotGatekeeper(PalletError):
-    """The sender does not hold the share that this partial is of: it must not send this."""
-
-
-class NotOfCluster(PalletError):
-    """The worker does not serve the cluster: it must not send this, or not be sent this."""
-
-
-class AlreadySettled(PalletError):
-    """The contract is live or failed already: nothing is awaited."""
-
-
-class KeyMalformed(PalletError):
-    """The signing key is not 32 bytes: send an sr25519 public key."""
 
 
 # ---- events
@@ -202,49 +142,6 @@ class CommandQueued:
     call: CallId
     sender: AccountId
     count: Count
-
-
-# ---- records
-
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """What a replica says of a contract: keys, or None for a failure."""
-
-    worker: WorkerId
-    said: Annotated[bytes, Bytes(bytes_max=128)]
-
-
-@dataclass(frozen=True, slots=True)
-class Permission(Descriptor[AccountId | None]):
-    """Who may deploy, as `@phala/sdk` reads it: anybody, or one account."""
-
-    def write(self, out: bytearray, value: AccountId | None, /) -> None:
-        out.append(value is not None)
-        if value is not None:
-            ACCOUNT_ID.write(out, value)
-
-    def read(self, reader: Reader, /) -> AccountId | None:
-        (kind,) = reader.take(1)
-        if kind > 1:
-            raise Malformed(f"permission {kind}", offset=reader.offset - 1)
-        return ACCOUNT_ID.read(reader) if kind else None
-
-    def type_info(self, registry: Registry, /) -> Type:
-        cases = (Case("Public", 0), Case("OnlyOwner", 1, (ACCOUNT_ID,)))
-        return cases_type(("phala_pallets", "phat", "ClusterPermission"), cases, registry)
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterInfo:
-    """The original's record of a cluster."""
-
-    owner: AccountId
-    permission: Annotated[AccountId | None, Permission()]
-    system_contract: Hash
-    gas_price: Annotated[int, U128]
-    deposit_per_item: Annotated[int, U128]
-    deposit_per_byte: Annotated[int, U128]
 
 
 # ---- what it needs
