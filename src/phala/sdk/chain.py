@@ -254,6 +254,7 @@ class ChainClient:
         timeout_s: float = WAIT_S,
     ) -> list[Submitted | PhalaError | None]:
         """Send calls under nonces in sequence, then wait for all; an error stands in its place."""
+        await self.runtime_version()  # an upgrade may have come since the last one
         metadata = await self.metadata()
         encoded = [metadata.encode_call(each.pallet, each.name, each.arguments) for each in calls]
         async with self._senders.setdefault(pair.public, asyncio.Lock()):

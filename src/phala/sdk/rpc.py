@@ -7,7 +7,7 @@ connection is a reason to ask again, until the caller's time is over.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
@@ -27,6 +27,7 @@ BACKOFF_S_MAX: Final = 0.5
 PENDING_MAX: Final = 65_536
 QUEUED_MAX: Final = 4_096  # notifications that nobody took yet
 BATCH_MAX: Final = 512
+BATCH_BYTES_MAX: Final = 4 * 1024 * 1024  # a node takes 15 MiB in one message
 
 
 class RpcRefused(Refused):
@@ -187,13 +188,11 @@ class Rpc:
             call_id, future = next(self._ids), loop.create_future()
             self._pending[call_id] = future, on_result
             waiting.append((call_id, future))
-            bodies.append(
-                {"jsonrpc": "2.0", "id": call_id, "method": method, "params": list(params)}
-            )
+            body = {"jsonrpc": "2.0", "id": call_id, "method": method, "params": list(params)}
+            bodies.append(orjson.dumps(body))
         try:
-            for at in range(0, len(bodies), BATCH_MAX):
-                some = bodies[at : at + BATCH_MAX]
-                await socket.send(orjson.dumps(some if len(some) > 1 else some[0]).decode())
+            for message in _messages(bodies):
+                await socket.send(message)
             return [
                 _answer(method, await future)
                 for (method, _), (_, future) in zip(calls, waiting, strict=True)
@@ -275,6 +274,21 @@ class Rpc:
         for subscription in self._subscriptions.values():
             subscription.lose()
         self._subscriptions.clear()
+
+
+def _messages(bodies: Sequence[bytes]) -> Iterator[str]:
+    """Requests as few messages of bounded size; one of many requests is a JSON array."""
+    some: list[bytes] = []
+    for body in bodies:
+        if some and (len(some) == BATCH_MAX or sum(map(len, some)) + len(body) > BATCH_BYTES_MAX):
+            yield _joined(some)
+            some = []
+        some.append(body)
+    yield _joined(some)
+
+
+def _joined(bodies: Sequence[bytes]) -> str:
+    return (bodies[0] if len(bodies) == 1 else b"[" + b",".join(bodies) + b"]").decode()
 
 
 def _answer(method: str, message: Json) -> Json:
