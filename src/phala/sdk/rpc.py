@@ -279,11 +279,13 @@ class Rpc:
 def _messages(bodies: Sequence[bytes]) -> Iterator[str]:
     """Requests as few messages of bounded size; one of many requests is a JSON array."""
     some: list[bytes] = []
+    size = 0
     for body in bodies:
-        if some and (len(some) == BATCH_MAX or sum(map(len, some)) + len(body) > BATCH_BYTES_MAX):
+        if some and (len(some) == BATCH_MAX or size + len(body) > BATCH_BYTES_MAX):
             yield _joined(some)
-            some = []
+            some, size = [], 0
         some.append(body)
+        size += len(body)
     yield _joined(some)
 
 
