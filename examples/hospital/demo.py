@@ -26,7 +26,7 @@ from data import Division, Patient, batches, divide, load_patients
 from phala.attest import Verdict
 from phala.cli.options import Place
 from phala.cli.render import pha, waiting
-from phala.cli.session import connected, trust_of, value_of
+from phala.cli.session import connected, trust_of
 from phala.devnet.files import NetworkFiles
 from phala.errors import PhalaError
 from phala.sdk.bundle import load_bundle
@@ -166,7 +166,7 @@ def send_rows(study: Study, name: str, signer: Keypair, patients: tuple[Patient,
     for each in sent:
         with waiting(f"   {name} waits for the enclave"):
             answer = phala.outcome_of(each)
-        count = value_of(answer)
+        count = answer.value()
         where = f"block {each.submitted.number}, extrinsic {each.submitted.index}"
         say(f"   {name:<6} {count:>4} of {len(patients)} patients in   {where}")
     return sent[0]
@@ -187,7 +187,7 @@ def fit(study: Study) -> None:
                 answer = study.phala.command(
                     study.deployed.contract, "fit", arguments, signer=signer
                 )
-            progress = value_of(answer)
+            progress = answer.value()
             say(
                 f"   {title:<12} {progress['patients']} patients   "
                 f"round {progress['rounds']:>2}   loss {progress['loss']:.4f}   "
@@ -214,7 +214,7 @@ def score(study: Study) -> Answer:
             signer=COORDINATOR,
         )
         took_ms = 1000 * (time.monotonic() - began)
-        each = found[title] = value_of(answer)
+        each = found[title] = answer.value()
         accuracy = click.style(f"{100 * each['accuracy']:.1f} %", bold=True)
         say(
             f"   {title:<12} {accuracy}   {each['right']} of {each['patients']} right, "

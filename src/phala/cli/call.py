@@ -23,7 +23,6 @@ from phala.cli.session import (
     placed_text,
     result_text,
     save_receipt,
-    value_of,
 )
 from phala.cli.wallet import signer_of
 from phala.errors import Invalid
@@ -65,13 +64,14 @@ def call(
     arguments = arguments_of(pairs, document)
     place = place_of(folder, urls, worker)
     signer = signer_of(place, dev, account)
-    saved = None
+    saved, value = None, None
     with waiting(f"waiting for {method}", quiet=as_json), connected(place) as phala:
         known = contract_of(contract, load_names(place.files, phala.network.trust.genesis))
         sent = phala.send_command(known, method, arguments, signer=signer)
         answer = phala.outcome_of(sent, timeout_s=timeout_s) if wait else None
-        if answer is not None:  # of a failure there is a receipt too
-            saved = save_receipt(phala, answer, receipt)
+        if answer is not None:
+            saved = save_receipt(phala, answer, receipt)  # of a failure there is one too
+            value = answer.value()
     told = {
         "contract": "0x" + sent.pending.contract.hex(),
         "method": method,
@@ -83,7 +83,6 @@ def call(
         text = f"Sent: {placed_text(sent.submitted)}; not waiting for its outcome."
         show({**told, "waited": False}, text, as_json=as_json)
         return
-    value = value_of(answer)
     lines = [result_text(value), *(f"event {each}" for each in _events(answer))]
     if saved:
         lines.append(f"receipt {saved}")

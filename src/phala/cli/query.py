@@ -15,7 +15,7 @@ from phala.cli.options import (
     signer_options,
 )
 from phala.cli.render import show, waiting
-from phala.cli.session import answered, connected, result_text, save_receipt, value_of
+from phala.cli.session import answered, connected, result_text, save_receipt
 from phala.cli.wallet import signer_of
 
 
@@ -55,7 +55,7 @@ def query(
         known = contract_of(contract, load_names(place.files, phala.network.trust.genesis))
         answer = phala.query(known, method, arguments, signer=signer)
         saved = save_receipt(phala, answer, receipt)
-    value = value_of(answer)
+        value = answer.value()
     show(
         {
             "contract": "0x" + answer.receipt.body.contract.hex(),

@@ -51,24 +51,20 @@ async def _fetch_genesis(url: str) -> Hash:
 
 @contextmanager
 def connected(place: Place) -> Iterator[Phala]:
-    """The network, followed from its genesis."""
+    """The network, followed from its genesis. A call on it that failed is raised in the family of
+    who can mend it."""
     if place.worker is None:
         raise Invalid("no worker is named", mend="name one with --worker http://HOST:PORT")
     trust = trust_of(place)
     began = load_light_start(place.files.light, trust.genesis) if place.own else None
     with Phala.connect(place.nodes, place.worker, trust, began=began) as network:
-        yield network
-
-
-def value_of(answer: Answer) -> Any:
-    """The result. A call that failed is raised in the family of who can mend it."""
-    try:
-        return answer.value()
-    except CallFailed as failed:
-        family = FAMILY.get(failed.kind, Refused)
-        if family is Refused:
-            raise
-        raise family(failed.what, mend=failed.mend) from None
+        try:
+            yield network
+        except CallFailed as failed:
+            family = FAMILY.get(failed.kind)
+            if family is None:
+                raise
+            raise family(failed.what, mend=failed.mend) from None
 
 
 def save_receipt(phala: Phala, answer: Answer, path: Path | None) -> str | None:
