@@ -19,7 +19,7 @@ RECORD = struct.Struct("<HHII")  # source port, destination port, sequence numbe
 ETHERNET_BYTES = 14
 ETHERTYPE_IPV4 = 0x0800
 PROTOCOL_TCP = 6
-PACKET_OUTGOING = 4  # linux/if_packet.h; loopback shows each packet twice, once so
+PACKET_OUTGOING = 4  # linux/if_packet.h; what arrives on loopback was outgoing before
 RECEIVE_BUFFER_BYTES = 256 << 20
 PACKET_BYTES_MAX = 1 << 17
 SOL_PACKET, PACKET_STATISTICS = 263, 6  # linux/if_packet.h
@@ -51,7 +51,7 @@ def record(path: Path) -> None:
                 packet, address = tap.recvfrom(PACKET_BYTES_MAX)
             except OSError:
                 return  # closed by the signal
-            if address[2] == PACKET_OUTGOING:
+            if address[2] != PACKET_OUTGOING:
                 out.write(tcp(packet))
 
 

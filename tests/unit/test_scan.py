@@ -4,7 +4,11 @@ import base64
 import importlib.util
 import json
 import os
+import socket
 import struct
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -87,3 +91,28 @@ def test_what_a_websocket_client_sends_is_unmasked(size: int) -> None:
 
     assert capture.unmasked(stream) == b"".join(said)
     assert capture.unmasked(b"POST / HTTP/1.1\r\n\r\n") == b""
+
+
+def test_every_byte_on_loopback_is_recorded(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("recording loopback takes root")
+    said, tap = os.urandom(300_000), tmp_path / "tap"
+    with subprocess.Popen(
+        [sys.executable, capture.__file__, tap], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "listening\n"
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                sender = threading.Thread(target=client.sendall, args=(said,))
+                sender.start()
+                server, _ = listening.accept()
+                with server, server.makefile("rb") as reading:
+                    assert reading.read(len(said)) == said
+                sender.join()
+                source = client.getsockname()[1]
+        process.terminate()
+        assert process.stdout.readline() == "0\n"
+
+    assert capture.streams(tap)[source, port] == said
