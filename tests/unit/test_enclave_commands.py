@@ -25,7 +25,7 @@ from phala.messages.payloads.cluster import CLUSTER_PAYLOAD, CommandQueued, Gene
 from phala.messages.payloads.system import KeyDue
 from phala.messages.receipts import KIND_COMMAND, blinded
 from phala.messages.types import CallId, CodeId, ContractId, Generation, SealKey
-from phala.primitives.types import Hash
+from phala.primitives.types import BlockNumber, Hash
 from phala.testing.caller import Caller, Sent
 from phala.testing.enclave import SimWorker
 from phala.testing.sim_chain import SimChain
@@ -149,7 +149,7 @@ def test_other_code_other_version_other_generation_are_refused(world: World) -> 
 
 def test_altered_public_parts_do_not_open(world: World) -> None:
     sent = world.alice.command(world.contract, "add", b'{"n":1}')
-    envelope = replace(sent.envelope, expires=sent.envelope.expires + 1)
+    envelope = replace(sent.envelope, expires=BlockNumber(sent.envelope.expires + 1))
     altered = world.alice.submit(world.contract, replace(sent, envelope=envelope))
     flipped = bytearray(sent.envelope.sealed)
     flipped[40] ^= 1

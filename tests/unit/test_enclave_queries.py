@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ class World:
         self.chain.seal()
         self.worker.settle()
 
-    def signed(self, *, contract: ContractId | None = None, **changed: object) -> SignedQuery:
+    def signed(self, *, contract: ContractId | None = None, **changed: Any) -> SignedQuery:
         return self.alice.signed(
             self.worker, self.alice.request(contract or self.contract, "value", **changed)
         )

@@ -59,7 +59,7 @@ class Host:
         self.start()
 
     def start(self) -> None:
-        command = [
+        command: list[str | Path] = [
             sys.executable, "-m", "phala.worker", "--dir", self.folder / "worker",
             "--light", self.folder / "light.json", "--port", "0", "--engines", "1",
         ]  # fmt: skip
