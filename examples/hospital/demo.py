@@ -74,6 +74,11 @@ def shortened(text: str) -> str:
     return re.sub(r"\b((?:0x)?[0-9a-f]{8})[0-9a-f]{16,}([0-9a-f]{6})\b", r"\1…\2", text)
 
 
+def tick(verdict: Verdict) -> str:
+    """Never green for what no hardware stands behind."""
+    return click.style("✓", fg="green" if verdict.hardware else "yellow")
+
+
 def anchor_of(verdict: Verdict) -> str:
     """Whose word all of it rests on; never without saying when no hardware stands behind it."""
     return verdict.anchor if verdict.hardware else f"{SIMULATED}, root of this network alone"
@@ -151,7 +156,7 @@ def verify_worker(study: Study) -> None:
         ("binds", f"that key, runtime {short(manifest.runtime_id)} and block {body.height}"),
     )
     for name, text in checks:
-        say(f"   {click.style('✓', fg='green')} {name:<10} {text}")
+        say(f"   {tick(verdict)} {name:<10} {text}")
     fact("on the word", click.style(anchor_of(verdict), fg="yellow"))
     say("   Every client checks this itself before it encrypts; the SDK has no way around it.")
 
@@ -235,7 +240,7 @@ def verify_receipt(study: Study, answer: Answer, path: Path) -> None:
     fact("file", f"{path.name}, {path.stat().st_size:,} bytes: the call, and why to believe it")
     report = verify_bundle(load_bundle(path), trust_of(study.place))
     for check in report.checks:
-        say(f"   {click.style('✓', fg='green')} {check.name:<12} {shortened(check.what)}")
+        say(f"   {tick(report.verdict)} {check.name:<12} {shortened(check.what)}")
         say(f"     {'':<12} {click.style('on the word of ' + shortened(check.word), dim=True)}")
     fact("in the end", click.style(anchor_of(report.verdict), fg="yellow"))
 
