@@ -9,10 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-import phala
 from phala.primitives.types import Hash
 
-PACKAGE: Final = Path(phala.__file__).parent
+PACKAGE: Final = Path(__file__).parents[1]
 # Rooms that sealed code never reaches, see `docs/tcb.txt`. All others are measured, new ones too.
 OUTSIDE: Final = frozenset(
     {
