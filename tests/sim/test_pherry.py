@@ -421,7 +421,8 @@ def test_a_worker_at_rest_is_asked_and_left_alone() -> None:
     report = world.turn()
 
     assert report is not None
-    assert not report.advanced
+    assert not report.carried
+    assert not report.registering
     assert report.submitted == 0
     assert world.chain.pool == []
 

@@ -115,10 +115,13 @@ class Pherry:
             ready = {"ready": True, "port": None, "worker": "0x" + report.status.worker.hex()}
             sys.stdout.write(json.dumps(ready) + "\n")
             sys.stdout.flush()
-        if report.advanced or report.submitted:
+        if report.registering:
+            LOG.info("asked the chain to register the worker")
+        if report.carried or report.submitted:
             LOG.info(
-                "worker at %d, %d messages given to the node",
+                "worker at block %d: %d messages in, %d out",
                 report.status.height,
+                report.carried or 0,
                 report.submitted,
             )
         for refusal in report.refusals:

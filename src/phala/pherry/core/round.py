@@ -61,8 +61,9 @@ class Report:
     """What a round did."""
 
     status: StatusReply
-    advanced: bool
-    submitted: int
+    carried: int | None  # messages that the worker took; None: no new block
+    registering: bool
+    submitted: int  # messages that the node was given
     refusals: tuple[str, ...]
 
 
@@ -80,28 +81,28 @@ def work_round(errand: Errand, head: Head, memory: Memory) -> Steps[Report]:
             f"the node has 0x{errand.genesis.hex()}",
             mend="give pherry a node and a worker of one chain",
         )
-    advanced = False
+    carried = None
     for _ in range(FEEDS_MAX):
         if status.height >= head.number:
             break
-        yield from _advance(status, head)
-        advanced = True
+        carried = (carried or 0) + (yield from _advance(status, head))
         before, status = status, (yield from _tell(Status(), StatusReply))
         if status.height <= before.height:
             raise Unavailable("the worker does not advance", mend="see the worker's log")
-    refusals = yield from _register(errand, status, head, memory)
+    registering, refusals = yield from _register(errand, status, head, memory)
     submitted, more = yield from _carry_out(head, memory)
-    return Report(status, advanced, submitted, (*refusals, *more))
+    return Report(status, carried, registering, submitted, (*refusals, *more))
 
 
-def _advance(status: StatusReply, head: Head) -> Steps[None]:
+def _advance(status: StatusReply, head: Head) -> Steps[int]:
+    """How many messages the worker took."""
     wish = Wish({followed.topic: followed.count for followed in status.topics})
     for _ in range(WANTED_MAX):
         feed = yield from build_feed(status, head, wish)
         reply = yield from _ask(feed)
         match reply:
             case Advanced():
-                return
+                return sum(len(batch.envelopes) for batch in feed.batches)
             case Wanted(topics, codes):
                 added = {followed.topic: followed.count for followed in topics}
                 wish = Wish({**wish.topics, **added}, (*wish.codes, *codes))
@@ -112,16 +113,16 @@ def _advance(status: StatusReply, head: Head) -> Steps[None]:
 
 def _register(
     errand: Errand, status: StatusReply, head: Head, memory: Memory
-) -> Steps[tuple[str, ...]]:
+) -> Steps[tuple[bool, tuple[str, ...]]]:
     if status.registered:
         memory.registered_at = None
-        return ()
+        return False, ()
     if memory.registered_at is not None and head.number < memory.registered_at + AGAIN_BLOCKS:
-        return ()
+        return False, ()
     attested = yield from _tell(Attest(errand.operator, errand.endpoints), Attested)
     refusal = yield Submit(attested.registration)
     memory.registered_at = head.number
-    return () if refusal is None else (f"registration: {refusal}",)
+    return True, () if refusal is None else (f"registration: {refusal}",)
 
 
 def _carry_out(head: Head, memory: Memory) -> Steps[tuple[int, tuple[str, ...]]]:
