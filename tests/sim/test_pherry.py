@@ -96,6 +96,7 @@ class Chain:
 
     counts: list[dict[bytes, int]] = field(default_factory=lambda: [{}])
     bodies: dict[bytes, list[bytes]] = field(default_factory=dict)
+    heads: dict[bytes, list[Hash]] = field(default_factory=dict)
     pool: list[SignedRegistration | SignedMessage] = field(default_factory=list)
     registered_in: int | None = None
     taken: list[int] = field(default_factory=list)
@@ -145,10 +146,11 @@ class Chain:
         return tuple(known.get(key) for key in keys)
 
     def fold(self, topic: bytes, count: int) -> Hash:
-        head = first_head(GENESIS, topic)
-        for envelope in self.bodies[topic][:count]:
-            head = next_head(head, envelope)
-        return head
+        """The head of a topic's first messages."""
+        heads = self.heads.setdefault(topic, [first_head(GENESIS, topic)])
+        while len(heads) <= count:
+            heads.append(next_head(heads[-1], self.bodies[topic][len(heads) - 1]))
+        return heads[count]
 
     def answer(self, ask: Ask) -> Any:
         match ask:
