@@ -39,6 +39,25 @@ class Pruned(Refused):
         )
 
 
+class NextBase:
+    """The head's state, as the next block is made over it: what was read once is kept."""
+
+    def __init__(self, chain: "Chain") -> None:
+        self._chain = chain
+        self._number = chain.head.number
+        self._known: dict[bytes, bytes | None] = {}
+
+    def get(self, key: bytes, /) -> bytes | None:
+        known = self._known
+        if key in known:
+            return known[key]
+        found = known[key] = self._chain.value(key, self._number)
+        return found
+
+    def keys(self, prefix: bytes, /) -> Iterator[bytes]:
+        return self._chain.keys(prefix, self._number)
+
+
 @dataclass(slots=True)
 class StateView:
     """The state as of one block: what a `State` stands on, and what RPC reads."""
@@ -77,6 +96,7 @@ class Chain:
         self._undos: dict[int, dict[bytes, bytes | None]] = {}
         self._tries: dict[int, Trie] = {}
         self._next: Trie | None = None  # the head's with changes, from `root_with` to `append`
+        self._next_base: NextBase | None = None  # until the head changes
         self._window_keys = 0  # that the blocks above `folded` changed
         self._replay()
 
@@ -171,10 +191,16 @@ class Chain:
 
     # ---- growing
 
+    def next_base(self) -> NextBase:
+        """What the next block is made over. One for all who look at it until it is written."""
+        if self._next_base is None:
+            self._next_base = NextBase(self)
+        return self._next_base
+
     def root_with(self, changes: Changes) -> Hash:
         """The state root of the head's state after changes; the trie is kept for `append`."""
         head = self.head.number
-        self._next = self._tries[head].update(changes, self.state_at(head))
+        self._next = self._tries[head].update(changes, self.next_base())
         return self._next.root
 
     def append(
@@ -189,13 +215,15 @@ class Chain:
         trie, self._next = self._next, None
         assert trie is not None
         assert header.state_root == trie.root
-        undo = tuple((key, self.value(key, self.head.number)) for key, _ in changes)
+        base = self.next_base()
+        undo = tuple((key, base.get(key)) for key, _ in changes)
         folding = self._folding(header.number)
         folded = [self.store.changes(number) for number in folding]
         block = StoredBlock(header, body, changes, undo, messages)
         self.store.commit(block, folding=folding, keep=self.archive)
         self._tries[header.number] = trie
         self.head = header
+        self._next_base = None
         for number, past in zip(folding, folded, strict=True):
             self._forget(number, past)
         self._remember(header.number, changes, undo)

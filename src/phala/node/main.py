@@ -33,6 +33,7 @@ PORT: Final = 9944  # Substrate's
 STOP_S_MAX: Final = 2  # for connections to end
 BACKLOG: Final = 512
 KEEP_ALIVE_S: Final = 75
+GC_THRESHOLDS: Final = (50_000, 20, 50)  # the usual 700 walk what waits in the pool all the time
 
 
 class JsonLines(logging.Formatter):
@@ -155,6 +156,7 @@ def main() -> None:
         opened = open_node(chosen.dir, chosen.spec, archive=chosen.pruning == "archive")
         gc.collect()
         gc.freeze()  # the trie and the tables stay: the collector need not walk them
+        gc.set_threshold(*GC_THRESHOLDS)
         uvloop.run(serve(*opened, door))
     except PhalaError as error:
         LOG.error("%s", error)  # noqa: TRY400 - the mend is in it, a trace is not needed

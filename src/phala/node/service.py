@@ -11,7 +11,7 @@ from phala.node.chain import Chain
 from phala.node.core.pool import Change, Pool, Pooled, Status
 from phala.primitives.header import Header
 from phala.primitives.types import BlockNumber, Hash, Moment
-from phala.runtime import InvalidTransaction, Problem, Runtime, Source, Validator
+from phala.runtime import InvalidTransaction, Problem, Runtime, Source, Validator, decode
 from phala.trie import State
 
 LOG: Final = logging.getLogger("phala.node")
@@ -135,8 +135,10 @@ class Node:
 
     def _validated(self, data: bytes, found: Hash, source: Source) -> Pooled:
         if self._validator is None:
-            self._validator = self.runtime.validator(self.state(), self.chain.head)
-        valid = self._validator.validate(data, source)
+            state = State(self.chain.next_base())
+            self._validator = self.runtime.validator(state, self.chain.head)
+        decoded = decode(data)
+        valid = self._validator.validate(data, source, decoded=decoded)
         return Pooled(
             found,
             data,
@@ -144,6 +146,7 @@ class Node:
             valid.requires,
             valid.provides,
             self.chain.head.number + valid.longevity,
+            decoded,
         )
 
     def _ban(self, found: Hash, refusal: InvalidTransaction) -> None:

@@ -83,16 +83,19 @@ class BlockBuilder:
         now = self._world.timestamp.next_after(clock)
         return [Extrinsic(None, bytes(SET_TIME) + MOMENT_COMPACT.encode(now)).encode()]
 
-    def apply(self, extrinsic: bytes, *, check_signature: bool = True) -> Applied:
+    def apply(
+        self, extrinsic: bytes, *, check_signature: bool = True, decoded: Decoded | None = None
+    ) -> Applied:
         """Put one more extrinsic, with its length in front, into the block.
 
         Args:
             check_signature: False where the account's signature is known to be good.
+            decoded: what `decode` makes of it, where that is known.
 
         Raises:
             InvalidTransaction: it cannot be in this block, which is as it was.
         """
-        decoded = decode(extrinsic)
+        decoded = decoded or decode(extrinsic)
         self._ensure_place(decoded)
         self._ensure_room(decoded)
         block = self._world.block

@@ -85,7 +85,12 @@ class Validator:
         self._world = open_world(state, parent, number, verifier)
 
     def validate(
-        self, extrinsic: bytes, source: Source = Source.EXTERNAL, *, check_signature: bool = True
+        self,
+        extrinsic: bytes,
+        source: Source = Source.EXTERNAL,
+        *,
+        check_signature: bool = True,
+        decoded: Decoded | None = None,
     ) -> ValidTransaction:
         """How the pool may order an extrinsic. Nothing is changed, whatever it is.
 
@@ -93,7 +98,7 @@ class Validator:
             InvalidTransaction: it cannot be in a block after this parent.
         """
         del source  # one's own are judged like others'
-        decoded = decode(extrinsic)
+        decoded = decoded or decode(extrinsic)
         by = decoded.extrinsic.signature
         if by is None:
             return validate_bare(self._world, decoded.call)

@@ -9,7 +9,7 @@ import enum
 import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from phala.errors import Refused
 from phala.primitives.types import Hash
@@ -58,6 +58,7 @@ class Pooled:
     requires: tuple[bytes, ...]
     provides: tuple[bytes, ...]
     valid_till: int  # block; with that one as the head it is validated again
+    decoded: Any = None  # what the runtime read in `data`: the pool only carries it
 
 
 @dataclass(frozen=True, slots=True)

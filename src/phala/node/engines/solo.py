@@ -22,7 +22,7 @@ LOG: Final = logging.getLogger("phala.node.solo")
 WORK_S: Final = 0.5  # between two blocks while there is work
 IDLE_S: Final = 3.0
 BUILD_S_MAX: Final = 0.4  # executing; what is left goes into the next block
-YIELD_EVERY: Final = 16  # transactions; then others may use the loop
+SLICE_S: Final = 0.02  # of executing; then others may use the loop
 SET_ID: Final = SetId(0)
 
 
@@ -74,7 +74,7 @@ class Solo:
         """Write one block on the head, then finalize the head before it."""
         chain, runtime = self.node.chain, self.node.runtime
         parent = chain.head
-        builder = runtime.open_block(State(chain.state_at(parent.number)), parent)
+        builder = runtime.open_block(State(chain.next_base()), parent)
         inherents = builder.inherents(now())
         for inherent in inherents:
             builder.apply(inherent)
@@ -97,9 +97,12 @@ class Solo:
         """Apply what is ready; the transactions that are in the block."""
         taken: list[Pooled] = []
         until = time.monotonic() + BUILD_S_MAX
-        for count, each in enumerate(list(self.node.pool.in_order()), 1):
+        pause = time.monotonic() + SLICE_S
+        for each in self.node.pool.in_order():
+            if each.valid_till <= builder.number - 1:
+                continue  # its signature may be of another era; `revalidate` looks at it
             try:
-                builder.apply(each.data, check_signature=False)
+                builder.apply(each.data, check_signature=False, decoded=each.decoded)
             except InvalidTransaction as refusal:
                 if refusal.problem is Problem.EXHAUSTS_RESOURCES:
                     break
@@ -108,10 +111,12 @@ class Solo:
                     self.node.drop(each.hash, refusal)
             else:
                 taken.append(each)
-            if time.monotonic() > until:
+            moment = time.monotonic()
+            if moment > until:
                 break
-            if count % YIELD_EVERY == 0:
+            if moment > pause:
                 await asyncio.sleep(0)
+                pause = time.monotonic() + SLICE_S
         return taken
 
     def finalize(self, number: BlockNumber) -> None:
