@@ -226,7 +226,7 @@ def test_a_receipt_says_what_was_done(world: World) -> None:
     )
     assert secret is not None
     root = world.worker.enclave.view.contracts[world.contract].root
-    root_key = keys.root_key(Secret(secret))
+    root_key = keys.root_key(secret)
     assert body.root_mac == kdf.mac(root_key, body.count.to_bytes(8, "little") + root)
 
 

@@ -5,7 +5,7 @@ import pytest
 from phala.crypto import bls, hpke
 from phala.crypto.secret import Secret
 from phala.enclave.gatekeeper.shares import NeedsKeyGeneration, partial, take_seat
-from phala.enclave.records import DUES, SEATS
+from phala.enclave.records import CLUSTER_KEYS, DUES, SEATS
 from phala.messages.host import Attest
 from phala.messages.payloads.cluster import PartialGiven, key_message, partial_info
 from phala.messages.payloads.enclave import GroupKeyAnnounced
@@ -83,6 +83,15 @@ def test_a_removed_worker_is_due_nothing(worker: SimWorker) -> None:
 
     left = DUES.get(worker.enclave.store.data) or ()
     assert [each.worker for each in left] == [worker.identity.worker]
+
+
+def test_a_worker_that_is_removed_forgets_its_keys(worker: SimWorker) -> None:
+    worker.chain.say(WorkerRemoved(worker.identity.worker))
+    worker.chain.seal()
+    worker.settle()
+
+    assert not worker.enclave.status().ready
+    assert not list(CLUSTER_KEYS.items(worker.enclave.store.data))
 
 
 def test_a_key_of_small_order_gets_no_partial(worker: SimWorker) -> None:

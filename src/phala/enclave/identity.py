@@ -12,7 +12,7 @@ from phala.crypto import hpke
 from phala.crypto.secret import Secret
 from phala.crypto.signatures import Keypair, sr25519_from_seed, sr25519_sign
 from phala.enclave.ports import Entropy
-from phala.enclave.records import KEY32, EpochKey, EpochKeys
+from phala.enclave.records import SECRET32, EpochKey, EpochKeys
 from phala.errors import Refused
 from phala.messages.signing import Purpose, signed_bytes
 from phala.messages.types import Epoch, SealKey, Signature64, WorkerId, scale
@@ -39,8 +39,8 @@ class SealedIdentity:
 
     version: Annotated[int, U8]
     genesis: Hash
-    seed: Annotated[bytes, KEY32]
-    checkpoint_key: Annotated[bytes, KEY32]
+    seed: Annotated[Secret, SECRET32]
+    checkpoint_key: Annotated[Secret, SECRET32]
 
 
 SEALED_IDENTITY: Final = scale(SealedIdentity)
@@ -65,7 +65,10 @@ class Identity:
     def generate(cls, genesis: Hash, entropy: Entropy) -> tuple[Self, bytes]:
         """A new identity, and the plaintext that the platform is to seal."""
         sealed = SealedIdentity(
-            IDENTITY_VERSION, genesis, entropy.random_bytes(32), entropy.random_bytes(32)
+            IDENTITY_VERSION,
+            genesis,
+            Secret(entropy.random_bytes(32)),
+            Secret(entropy.random_bytes(32)),
         )
         return cls._of(sealed), SEALED_IDENTITY.encode(sealed)
 
@@ -84,12 +87,12 @@ class Identity:
 
     @classmethod
     def _of(cls, sealed: SealedIdentity) -> Self:
-        return cls(sealed.genesis, sr25519_from_seed(sealed.seed), Secret(sealed.checkpoint_key))
+        return cls(sealed.genesis, sr25519_from_seed(sealed.seed.reveal()), sealed.checkpoint_key)
 
 
 def new_key(epoch: Epoch, entropy: Entropy) -> EpochKey:
-    secret = entropy.random_bytes(hpke.KEY_BYTES)
-    return EpochKey(epoch, SealKey(hpke.public_of(Secret(secret))), secret)
+    secret = Secret(entropy.random_bytes(hpke.KEY_BYTES))
+    return EpochKey(epoch, SealKey(hpke.public_of(secret)), secret)
 
 
 def offered(keys: EpochKeys, chain_epoch: Epoch, entropy: Entropy) -> EpochKeys:

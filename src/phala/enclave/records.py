@@ -3,7 +3,21 @@
 from dataclasses import dataclass
 from typing import Annotated, Final
 
-from phala.codec import BOOL, U8, U32, U64, Bytes, FixedBytes, Option, Vector
+from phala.codec import (
+    BOOL,
+    U8,
+    U32,
+    U64,
+    Bytes,
+    Descriptor,
+    FixedBytes,
+    Option,
+    Reader,
+    Registry,
+    Vector,
+)
+from phala.codec.registry import Type
+from phala.crypto.secret import Secret
 from phala.enclave.store import Table
 from phala.messages.bus import TOPIC_STATE
 from phala.messages.payloads.enclave import SIGNED_MESSAGE
@@ -20,7 +34,23 @@ from phala.messages.types import (
 )
 from phala.primitives.types import BLOCK_NUMBER, AccountId, BlockNumber, Hash, Moment
 
-KEY32: Final[FixedBytes[bytes]] = FixedBytes(32)
+
+@dataclass(frozen=True, slots=True)
+class SecretBytes(Descriptor[Secret]):
+    """32 bytes that print as `…` outside the table."""
+
+    def write(self, out: bytearray, value: Secret, /) -> None:
+        _KEY32.write(out, value.reveal())
+
+    def read(self, reader: Reader, /) -> Secret:
+        return Secret(_KEY32.read(reader))
+
+    def type_info(self, registry: Registry, /) -> Type:
+        return _KEY32.type_info(registry)
+
+
+_KEY32: Final[FixedBytes[bytes]] = FixedBytes(32)
+SECRET32: Final = SecretBytes()
 DUES_MAX: Final = 1024
 OFFERED_MAX: Final = 8  # registrations made and not accepted yet
 RECENT_BLOCKS: Final = 2_400  # a client's finalized block may be so old: two hours of blocks
@@ -35,7 +65,7 @@ class EpochKey:
 
     epoch: Epoch
     public: SealKey
-    secret: Annotated[bytes, KEY32]
+    secret: Annotated[Secret, SECRET32]
 
 
 EPOCH_KEY: Final = scale(EpochKey)
@@ -101,7 +131,7 @@ class Seat:
     period: Annotated[int, U32]
     threshold: Annotated[int, U32]
     index: Annotated[int, U32]
-    secret: Annotated[bytes, KEY32]
+    secret: Annotated[Secret, SECRET32]
     group_public: Annotated[bytes, Bytes(bytes_max=48)]
 
 
@@ -177,7 +207,7 @@ SEATS: Final = Table(b"A", scale(Seat))  # by period
 DUES: Final = Table(b"D", Vector(scale(Due), items_max=DUES_MAX))
 MEMBERSHIPS: Final = Table(b"C", scale(Membership))  # by cluster
 PARTIALS: Final = Table(b"P", Vector(scale(Partial), items_max=256))  # by cluster, generation
-CLUSTER_KEYS: Final = Table(b"K", KEY32)  # by cluster, generation
+CLUSTER_KEYS: Final = Table(b"K", SECRET32)  # by cluster, generation
 CONTRACTS: Final = Table(b"I", scale(Contract))  # by contract
 CODES: Final = Table(b"Y", Bytes(bytes_max=CODE_BYTES_MAX))  # by code id
 SEEN: Final = Table(b"V", BLOCK_NUMBER)  # by call: the block that it expires in

@@ -23,6 +23,7 @@ from phala.worker.runtimes import Runtimes
 
 HOST: Final = "127.0.0.1"
 KEY_NAME: Final = "simulated.key"  # beside the light start, as `phala up` lays it
+ENGINES_MIN: Final = 2  # a long command in one, queries in the other
 CONNECTIONS_MAX: Final = 1_024
 STOP_SECONDS: Final = 3
 
@@ -106,7 +107,7 @@ def main() -> int:
     parser.add_argument("--light", type=Path, required=True)
     parser.add_argument("--simulated-key", type=Path, help=f"default: {KEY_NAME} beside LIGHT")
     parser.add_argument("--runtime", type=Path, help="default: what set-up built")
-    parser.add_argument("--engines", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--engines", type=int, default=max(ENGINES_MIN, os.cpu_count() or 1))
     parser.add_argument("--host", default=HOST)
     parser.add_argument("--port", type=int, default=8000)
     given = parser.parse_args()

@@ -66,11 +66,11 @@ def deployed(
         step.skip(f"contract {payload.contract.hex()} is there already")
         return
     root = step.store.state_of(payload.contract).trie.root
+    source = b""
     if payload.kind != KIND_PY_SOURCE or payload.runtime_id != runtime_id:  # 3
         outcome = failed(ERROR_CODE, f"this worker runs the runtime 0x{runtime_id.hex()} only")
     else:
         source = CODES.get(step.state, payload.code_id) or step.codes[payload.code_id]  # 4
-        CODES.put(step.state, source, payload.code_id)
         outcome, root = _instantiate(step, engine, turn, payload, source, key)
     contract = Contract(
         cluster=turn.cluster,
@@ -83,6 +83,7 @@ def deployed(
     )
     CONTRACTS.put(step.state, contract, payload.contract)
     if outcome.ok:
+        CODES.put(step.state, source, payload.code_id)
         announce(step, payload.contract, contract, own.generation, key)
     else:
         step.send(ContractFailed(payload.contract))

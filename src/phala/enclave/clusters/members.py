@@ -50,8 +50,7 @@ def membership(state: Readable, cluster: ClusterId) -> Membership:
 
 def key_of(state: Readable, cluster: ClusterId, generation: Generation) -> Secret | None:
     """The cluster's key of a generation, if this worker was given it."""
-    found = CLUSTER_KEYS.get(state, generation_key(cluster, generation))
-    return None if found is None else Secret(found)
+    return CLUSTER_KEYS.get(state, generation_key(cluster, generation))
 
 
 def worker_added(step: Step, turn: Turn, payload: WorkerAdded) -> None:
@@ -104,7 +103,7 @@ def partial_given(step: Step, turn: Turn, payload: PartialGiven) -> None:
         return
     PARTIALS.delete(step.state, place)
     key = cluster_key(combined, genesis, turn.cluster, generation)
-    CLUSTER_KEYS.put(step.state, key.reveal(), place)
+    CLUSTER_KEYS.put(step.state, key, place)
     announce_all(step, turn.cluster, generation, key)
 
 
@@ -114,7 +113,7 @@ def _opened(step: Step, sealed: bytes, info: bytes) -> bytes:
     for key in (keys.current, keys.pending, keys.previous):
         if key is not None:
             try:
-                return hpke.open_sealed(Secret(key.secret), sealed, info)
+                return hpke.open_sealed(key.secret, sealed, info)
             except Invalid:
                 continue
     raise hpke.Unopenable(len(sealed))

@@ -4,7 +4,18 @@ from dataclasses import replace
 
 from phala.crypto import hpke
 from phala.enclave.gatekeeper.shares import partial, take_seat
-from phala.enclave.records import DUES, DUES_MAX, GROUPS, SEATS, TOPICS, Due, Group, Seat
+from phala.enclave.records import (
+    CLUSTER_KEYS,
+    DUES,
+    DUES_MAX,
+    GROUPS,
+    MEMBERSHIPS,
+    SEATS,
+    TOPICS,
+    Due,
+    Group,
+    Seat,
+)
 from phala.enclave.step import Step
 from phala.errors import Invalid
 from phala.messages.bus import TopicState, cluster_topic, first_head
@@ -70,8 +81,14 @@ def key_due(step: Step, payload: KeyDue) -> None:
 
 
 def removed(step: Step, payload: WorkerRemoved) -> None:
+    """Nothing is due to it any more; if it is this one, it serves no more and forgets the keys."""
     left = tuple(each for each in DUES.get(step.state) or () if each.worker != payload.worker)
     DUES.put(step.state, left)
+    if payload.worker == step.identity.worker:
+        for place, _ in CLUSTER_KEYS.items(step.store.data):
+            CLUSTER_KEYS.delete(step.state, place)
+        for cluster, own in MEMBERSHIPS.items(step.store.data):
+            MEMBERSHIPS.put(step.state, replace(own, serves=False), cluster)
 
 
 def follow(step: Step, cluster: ClusterId) -> None:

@@ -39,11 +39,11 @@ def take_seat(appointed: GatekeeperAppointed, entropy: Entropy) -> Seat:
         period=appointed.period,
         threshold=appointed.threshold,
         index=appointed.index,
-        secret=secret.reveal(),
+        secret=secret,
         group_public=bls.public_of(secret),
     )
 
 
 def partial(seat: Seat, message: bytes) -> bytes:
     """96 bytes, valid under this share's index alone."""
-    return bls.partial(Secret(seat.secret), message)
+    return bls.partial(seat.secret, message)

@@ -6,7 +6,6 @@ from typing import Final
 
 from phala.codec import Malformed
 from phala.crypto import aead, hpke
-from phala.crypto.secret import Secret
 from phala.enclave.clusters import keys
 from phala.enclave.identity import Identity, key_of
 from phala.enclave.ports import EngineCall, EngineResult, Entropy, Place, Position
@@ -144,7 +143,7 @@ class QueryDoor:
             )
             if len(self._openers) >= OPENERS_MAX:
                 self._openers.clear()
-            self._openers[key.public] = hpke.Opener(Secret(key.secret)), info
+            self._openers[key.public] = hpke.Opener(key.secret), info
         return self._openers[key.public]
 
     def _answer(
