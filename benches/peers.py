@@ -5,6 +5,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator
@@ -77,17 +78,33 @@ def load_generator() -> Path:
 
 def send(url: str, bodies: Iterable[bytes], *, connections: int, kind: str) -> Load:
     """Send prepared bodies, one at a time on each connection."""
-    work = BUILD / "bodies.bin"
-    with work.open("wb") as out:
-        for body in bodies:
-            out.write(struct.pack("<I", len(body)) + body)
-    ran = subprocess.run(
-        [load_generator(), url, work, str(connections), kind],
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    work.unlink()
-    return Load(**json.loads(ran.stdout))
+    load, _ = ask(url, bodies, connections=connections, kind=kind)
+    return load
+
+
+def ask(
+    url: str, bodies: Iterable[bytes], *, connections: int, kind: str
+) -> tuple[Load, list[bytes]]:
+    """The same, and each body's answer."""
+    binary = load_generator()
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder:
+        work, kept = Path(folder) / "bodies", Path(folder) / "answers"
+        with work.open("wb") as out:
+            for body in bodies:
+                out.write(struct.pack("<I", len(body)) + body)
+        command: list[str | Path] = [binary, url, work, str(connections), kind, kept]
+        ran = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        return Load(**json.loads(ran.stdout)), split(kept.read_bytes())
+
+
+def split(data: bytes) -> list[bytes]:
+    """Byte strings that each stand behind their length."""
+    found, at = [], 0
+    while at < len(data):
+        (size,) = struct.unpack_from("<I", data, at)
+        found.append(data[at + 4 : at + 4 + size])
+        at += 4 + size
+    return found
 
 
 def free_port() -> int:

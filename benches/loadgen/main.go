@@ -1,9 +1,10 @@
 // loadgen sends prepared request bodies over keep-alive HTTP connections, one request at a time on
 // each, and prints one JSON object: what was sent, what came back, how long each took.
 //
-//	loadgen URL FILE CONNECTIONS CONTENT_TYPE
+//	loadgen URL FILE CONNECTIONS CONTENT_TYPE [ANSWERS]
 //
-// FILE holds bodies, each behind its length (u32, little-endian). An answer counts as good when its
+// FILE holds bodies, each behind its length (u32, little-endian). ANSWERS is written after the last
+// one, each body's answer in its place, in the same way. An answer counts as good when its
 // status is 200 and it does not contain `"error"`.
 package main
 
@@ -40,8 +41,8 @@ func bodies(path string) ([][]byte, error) {
 }
 
 func main() {
-	if len(os.Args) != 5 {
-		fmt.Fprintln(os.Stderr, "usage: loadgen URL FILE CONNECTIONS CONTENT_TYPE")
+	if len(os.Args) < 5 || len(os.Args) > 6 {
+		fmt.Fprintln(os.Stderr, "usage: loadgen URL FILE CONNECTIONS CONTENT_TYPE [ANSWERS]")
 		os.Exit(2)
 	}
 	url, kind := os.Args[1], os.Args[4]
@@ -59,6 +60,7 @@ func main() {
 		MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections, DisableCompression: true,
 	}, Timeout: 60 * time.Second}
 	took := make([]float64, len(work))
+	answers := make([][]byte, len(work))
 	var next, failed int64
 	var first atomic.Value
 	var group sync.WaitGroup
@@ -80,6 +82,7 @@ func main() {
 					answer.Body.Close()
 				}
 				took[i] = time.Since(sent).Seconds() * 1000
+				answers[i] = text
 				if err != nil || answer.StatusCode != 200 || bytes.Contains(text, []byte(`"error"`)) {
 					atomic.AddInt64(&failed, 1)
 					if err != nil {
@@ -92,6 +95,17 @@ func main() {
 	}
 	group.Wait()
 	seconds := time.Since(started).Seconds()
+	if len(os.Args) == 6 {
+		var out bytes.Buffer
+		for _, text := range answers {
+			binary.Write(&out, binary.LittleEndian, uint32(len(text)))
+			out.Write(text)
+		}
+		if err := os.WriteFile(os.Args[5], out.Bytes(), 0o600); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	sort.Float64s(took)
 	at := func(share float64) float64 { return took[int(share*float64(len(took)-1))] }
 	complaint, _ := first.Load().(string)

@@ -40,13 +40,15 @@ class Parameter:
     name: str
     shape: Shape
     needed: bool
+    where: str  # in the words of an error
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What calling a method takes."""
 
-    parameters: list[Parameter]
+    method: Any
+    parameters: dict[str, Parameter]
     returns: Shape
 
 
@@ -100,9 +102,8 @@ def call(owner: type[Contract], host: Host, kind: Call, request: bytes) -> bytes
     try:
         name, given, texts = _request(request, kind)
         contract = object.__new__(owner)
-        method = _method(owner, kind, name)
-        plan = _plan(method)
-        result = method(contract, **_arguments(method, plan.parameters, given, texts))
+        plan = _plan(owner, kind, name)
+        result = plan.method(contract, **_arguments(plan, given, texts))
         if type(result) is types.CoroutineType:
             result.close()
             raise Failed("raised", f"{name} is async: write a plain `def`")  # noqa: TRY301
@@ -188,6 +189,7 @@ def parameters_of(method: Any) -> list[Parameter]:
             name,
             shape_of(hints.get(name, Any)),
             at < needed_until if at < count else name not in with_default,
+            f"argument {name}",
         )
         for at, name in enumerate(code.co_varnames[: count + code.co_kwonlyargcount])
         if at
@@ -200,7 +202,7 @@ def _request(request: bytes, kind: Call) -> tuple[str, Any, dict[str, str]]:
         record = from_json(request)
     except (ValueError, RecursionError) as error:
         raise Failed("argument", f"the request is not JSON: {error}") from None
-    if not isinstance(record, dict):
+    if type(record) is not dict:
         raise Failed("argument", "the request is not a JSON object")
     name = record.get("method", "")
     given = record.get("args", {})
@@ -209,12 +211,14 @@ def _request(request: bytes, kind: Call) -> tuple[str, Any, dict[str, str]]:
             given = from_json(str(record["arguments"]).encode() or b"{}")
         except (ValueError, RecursionError) as error:
             raise Failed("argument", f"the arguments are not JSON: {error}") from None
-    texts = record.get("texts", {})
-    if not isinstance(name, str) or (not name and kind != "instantiate"):
+    if type(name) is not str or (not name and kind != "instantiate"):
         raise Failed("argument", "the request names no method")
-    if not isinstance(given, dict | list):
+    if type(given) not in (dict, list):
         raise Failed("argument", "args is an object by name, or a list by place")
-    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+    texts = record.get("texts")
+    if texts is None:
+        return name, given, {}
+    if type(texts) is not dict or not {*map(type, texts.values())} <= {str}:
         raise Failed("argument", "texts is an object of strings")
     return name, given, texts
 
@@ -236,41 +240,40 @@ def _no_init(self: Contract) -> None:
     """A contract without `__init__` takes no arguments."""
 
 
-_plans: dict[Any, Plan] = {}  # a warm instance calls its methods again
+_plans: dict[tuple[type, Call, str], Plan] = {}  # a warm instance calls its methods again
 
 
-def _plan(method: Any) -> Plan:
-    plan = _plans.get(method)
+def _plan(owner: type[Contract], kind: Call, name: str) -> Plan:
+    plan = _plans.get((owner, kind, name))
     if plan is None:
+        method = _method(owner, kind, name)
         returns = shape_of(_hints(method).get("return", Any))
-        plan = _plans[method] = Plan(parameters_of(method), returns)
+        plan = _plans[owner, kind, name] = Plan(
+            method, {each.name: each for each in parameters_of(method)}, returns
+        )
     return plan
 
 
-def _arguments(
-    method: Any, wanted: list[Parameter], given: Any, texts: dict[str, str]
-) -> dict[str, Any]:
-    if not wanted and not given and not texts:
-        return {}
-    names = [parameter.name for parameter in wanted]
-    if isinstance(given, list):
+def _arguments(plan: Plan, given: Any, texts: dict[str, str]) -> dict[str, Any]:
+    names = plan.parameters
+    if type(given) is list:
         if len(given) > len(names):
-            raise Failed("argument", f"{len(given)} arguments were given; {_takes(method)}")
+            takes = _takes(plan.method)
+            raise Failed("argument", f"{len(given)} arguments were given; {takes}")
         given = dict(zip(names, given, strict=False))
-    for name in [*given, *texts]:
+    for name in (*given, *texts):
         if name not in names:
-            raise Failed("argument", f"there is no argument {name!r}; {_takes(method)}")
+            raise Failed("argument", f"there is no argument {name!r}; {_takes(plan.method)}")
     arguments = {}
     try:
-        for parameter in wanted:
-            where = f"argument {parameter.name}"
-            if parameter.name in given:
-                arguments[parameter.name] = parameter.shape.load(given[parameter.name], where)
-            elif parameter.name in texts:
-                arguments[parameter.name] = parameter.shape.parse(texts[parameter.name], where)
+        for name, parameter in names.items():
+            if name in given:
+                arguments[name] = parameter.shape.load(given[name], parameter.where)
+            elif name in texts:
+                arguments[name] = parameter.shape.parse(texts[name], parameter.where)
             elif parameter.needed:
                 raise Failed(  # noqa: TRY301
-                    "argument", f"argument {parameter.name} is missing; {_takes(method)}"
+                    "argument", f"argument {name} is missing; {_takes(plan.method)}"
                 )
     except (Failed, MemoryError, RecursionError):
         raise

@@ -42,6 +42,7 @@ def _no_json(value: Any) -> Any:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_scan = _DECODER.scan_once  # type: ignore[attr-defined] # typeshed leaves it out
 # What JSONEncoder makes anew for every value, made once. No NaN, no space, no escapes of letters;
 # a circle ends in RecursionError.
 _encode = json.encoder.c_make_encoder(  # type: ignore[attr-defined] # typeshed leaves it out
@@ -56,10 +57,10 @@ def to_json(value: Any) -> bytes:
 def from_json(data: bytes) -> Any:
     text = data.decode()
     try:
-        value, end = _DECODER.raw_decode(text)
+        value, end = _scan(text, 0)
         if end == len(text):
             return value
-    except ValueError:
+    except (ValueError, StopIteration):
         pass  # blanks in front, or no JSON at all
     return _DECODER.decode(text)
 
@@ -75,6 +76,11 @@ class Shape(ABC):
 
     @abstractmethod
     def dump(self, value: Any, where: str) -> Any: ...
+
+    def all_plain(self, values: Any) -> bool:  # noqa: ARG002 - a shape that says so looks at them
+        """Whether each value stands for itself both ways. Asked once for a whole list or table,
+        for one by one they cost many times what reading them as JSON does."""
+        return False
 
     def parse(self, text: str, where: str) -> Any:
         """The value that a person typed: JSON, or the text itself where text is expected."""
@@ -93,6 +99,9 @@ class Anything(Shape):
 
     def dump(self, value: Any, where: str) -> Any:  # noqa: ARG002
         return value
+
+    def all_plain(self, values: Any) -> bool:  # noqa: ARG002
+        return True
 
 
 class Nothing(Shape):
@@ -124,6 +133,9 @@ class Scalar(Shape):
     def dump(self, value: Any, where: str) -> Any:
         return self.load(value, where)
 
+    def all_plain(self, values: Any) -> bool:
+        return {*map(type, values)} <= {self.kind}
+
     def parse(self, text: str, where: str) -> Any:
         return text if self.kind is str else super().parse(text, where)
 
@@ -144,6 +156,9 @@ class Real(Shape):
 
     def dump(self, value: Any, where: str) -> Any:
         return self.load(value, where)
+
+    def all_plain(self, values: Any) -> bool:
+        return {*map(type, values)} <= {self.kind}
 
 
 class Octets(Shape):
@@ -178,12 +193,16 @@ class Items(Shape):
     def load(self, found: Any, where: str) -> Any:
         if type(found) is not list:
             raise WrongValue(where, self.name, found)
+        if self.item.all_plain(found):
+            return found if self.kind is list else self.kind(found)
         item = self.item.load
         return self.kind([item(each, f"{where}[{at}]") for at, each in enumerate(found)])
 
     def dump(self, value: Any, where: str) -> Any:
         if not isinstance(value, self.kind):
             raise WrongValue(where, self.name, value)
+        if self.item.all_plain(value):
+            return value
         item = self.item.dump
         return [item(each, f"{where}[{at}]") for at, each in enumerate(value)]  # type: ignore[arg-type, var-annotated]
 
@@ -231,6 +250,8 @@ class Table(Shape):
         for key in found:
             if type(key) is not str:
                 raise WrongValue(f"{where}: a key", "str", key)
+        if self.item.all_plain(found.values()):
+            return found
         return {key: through(each, f"{where}[{key!r}]") for key, each in found.items()}
 
 

@@ -114,7 +114,7 @@ def close_the_world():
     os.stat = os.lstat = os.listdir = os.scandir = no_files
     sys.addaudithook(refuse)
     os.urandom = random._urandom = dice.take
-    sys.stdout = sys.stderr = Printed()
+    sys.stdout = sys.stderr = printed
     sys.stdin = None
     logging.lastResort.setLevel(logging.NOTSET)
     # On machine-dependent traces of the build: no paths, no file times, no stale floats.
@@ -123,6 +123,7 @@ def close_the_world():
 
 
 dice = Dice()
+printed = Printed()
 world = World()
 owner = None
 
@@ -164,7 +165,8 @@ def run(kind, request):
     except entry.Failed as error:
         raise Err(error.encode()) from None
     finally:
-        sys.stdout.flush()
+        if printed.rest:
+            printed.flush()
 
 
 # Run once what every call runs: caches fill, and the interpreter has specialised its code.
@@ -187,6 +189,10 @@ class Rehearsal(Contract):
     @query
     def value(self) -> int:
         return self.total + len(self.names) + len(list(self.notes.items()))
+
+    @query
+    def longer(self, than: list[int]) -> dict:
+        return {"longer": self.total > len(than)}
 """
 
 
@@ -200,6 +206,7 @@ def rehearse():
         entry.call(rehearsed, local, "instantiate", b"{}")
         entry.call(rehearsed, local, "command", b'{"method":"add","args":{"n":2}}')
         entry.call(rehearsed, local, "query", b'{"method":"value"}')
+        entry.call(rehearsed, local, "query", b'{"method":"longer","args":{"than":[1,2,3]}}')
         entry.describe(rehearsed)
     del sys.modules["contract"]
     phala.phat.state._hints.clear()
