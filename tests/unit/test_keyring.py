@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phala.crypto.signatures import ed25519_verify
-from phala.errors import Invalid, PhalaError, Refused
+from phala.errors import Invalid, Refused
 from phala.sdk.keyring import (
     DEV_NAMES,
     KeyType,
@@ -128,5 +128,5 @@ def test_a_changed_keystore_gives_no_other_key(data: st.DataObject) -> None:
 
     try:
         assert decode_keystore(changed, None).public == pair.public
-    except PhalaError as error:
-        assert isinstance(error, Invalid)
+    except Invalid:
+        pass  # and nothing else

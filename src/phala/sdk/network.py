@@ -50,6 +50,7 @@ T = TypeVar("T")
 COMMAND_BLOCKS: Final = 1_200  # ten minutes of the fastest blocks
 OUTCOME_S: Final = 60.0
 RETRY_S: Final = 10.0  # for a worker that is some blocks behind its client
+POLL_S: Final = 0.05  # of the chain, for what takes blocks
 SALT_BYTES: Final = 32
 STATE_LIVE: Final = 1
 STATE_FAILED: Final = 2
@@ -371,7 +372,7 @@ class Network:
                     f"the cluster 0x{cluster.hex()} has no keys yet",
                     mend="see whether its worker and pherry run, then ask again",
                 )
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(POLL_S)
 
     async def _until_live(self, contract: ContractId, timeout_s: float) -> None:
         """Until commands can be encrypted to it: the chain has its keys, finally."""
@@ -384,7 +385,7 @@ class Network:
                 raise Refused(
                     f"the contract 0x{contract.hex()} failed to start", mend="read its outcome"
                 )
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(POLL_S)
         raise Unavailable(
             f"the contract 0x{contract.hex()} is not live yet", mend="ask again in some seconds"
         )

@@ -23,7 +23,7 @@ ANSWER_BYTES_MAX: Final = SEALED_QUERY_BYTES_MAX + EVIDENCE_BYTES_MAX + 4096
 RUNTIME_BYTES_MAX: Final = 256 * 1024 * 1024
 TIMEOUT_S: Final = 30.0
 POLL_S_MIN: Final = 0.01
-POLL_S_MAX: Final = 0.25
+POLL_S_MAX: Final = 0.1
 FAMILIES: Final[dict[str, type[PhalaError]]] = {
     "Invalid": Invalid,
     "Refused": Refused,
