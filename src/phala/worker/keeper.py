@@ -21,7 +21,7 @@ WAIT_SECONDS: Final = 10  # a request waits so long for an enclave that starts a
 ANSWER_SECONDS: Final = 600  # a feed of thousands of commands takes its time
 STOP_SECONDS: Final = 5
 BACKOFF_SECONDS: Final = (0.0, 0.2, 1.0, 5.0)
-STEADY_SECONDS: Final = 30  # after so long a death is no sequel of the one before
+STEADY_SECONDS: Final = 3  # after so long a death is no sequel of the one before
 FINAL_CODES: Final = (65, 77)  # exit codes of Invalid and Refused: a restart mends nothing
 
 
