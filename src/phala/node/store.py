@@ -65,7 +65,7 @@ def _message_key(topic: bytes, count: int) -> bytes:
 
 
 class Store:
-    """One node's disk. Not thread-safe for writing; readers never block."""
+    """One node's disk, for one thread."""
 
     def __init__(self, folder: Path) -> None:
         """Open or create. Raises `Unavailable` where the folder cannot be written or is in use."""
@@ -94,8 +94,11 @@ class Store:
                 mend="check the folder's rights and the disk's space",
             ) from None
         self._tables = {name: self._env.open_db(name.encode()) for name in TABLES}
+        self._env.reader_check()  # a killed node's readers would keep every old page alive
+        self._reader = self._env.begin()  # of the last block written
 
     def close(self) -> None:
+        self._reader.abort()
         self._env.close()
         self._lock.close()
 
@@ -104,15 +107,16 @@ class Store:
         try:
             with self._env.begin(write=True) as transaction:
                 yield transaction
+            self._reader.abort()
+            self._reader = self._env.begin()
         except lmdb.Error as error:
             raise Unavailable(
                 f"the store does not write: {error}", mend="free disk space, then start again"
             ) from None
 
     def _get(self, table: str, key: bytes) -> bytes | None:
-        with self._env.begin(db=self._tables[table]) as transaction:
-            found: bytes | None = transaction.get(key)
-            return found
+        found: bytes | None = self._reader.get(key, db=self._tables[table])
+        return found
 
     # ---- genesis and heads
 
