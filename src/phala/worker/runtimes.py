@@ -4,11 +4,10 @@ import os
 from pathlib import Path
 from typing import Final
 
-import phala
 from phala.crypto.hashes import blake2_256
 
 ENVIRONMENT: Final = "PHALA_RUNTIME"
-CACHE: Final = Path(phala.__file__).parents[2] / ".build" / "runtime"  # where set-up builds
+CACHE: Final = Path(__file__).parents[3] / ".build" / "runtime"  # where set-up builds
 
 
 class Runtimes:
