@@ -10,7 +10,7 @@ from phala.primitives.types import Hash
 from phala.runtime import GenesisConfig, Runtime
 from phala.sealed.measurement import simulated_measurement
 from phala.tee.simulated_key import create_simulated_key, load_simulated_key
-from phala.wasm.runtime_module import load_runtime
+from phala.wasm.runtime_module import ensure_compiled, load_runtime
 
 GRANDPA_KEY: Final = "grandpa.key"
 POLICY: Final = "dev"
@@ -28,9 +28,11 @@ def ensure_written(files: NetworkFiles) -> dict[str, Any]:
 
     Raises:
         OtherCode: the network that is there allows other code than would run now.
-        Unavailable: the runtime module was not built.
+        Unavailable: the runtime module was not built, or not compiled.
     """
-    runtime_id = Hash(load_runtime().runtime_id)
+    module = load_runtime()
+    ensure_compiled(module)
+    runtime_id = Hash(module.runtime_id)
     measurement = simulated_measurement(runtime_id)
     # The last file that is written says that the others are whole.
     if not files.trust.exists():
