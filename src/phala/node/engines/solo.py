@@ -20,6 +20,7 @@ from phala.trie import State
 
 LOG: Final = logging.getLogger("phala.node.solo")
 WORK_S: Final = 0.5  # between two blocks while there is work
+BACKLOG_S: Final = 0.1  # after a block that had no room for all; clients need 50 ms, as above
 IDLE_S: Final = 3.0
 BUILD_S_MAX: Final = 0.4  # executing; what is left goes into the next block
 SLICE_S: Final = 0.02  # of executing; then others may use the loop
@@ -34,6 +35,7 @@ class Solo:
         self.key = key
         self._wake = asyncio.Event()
         self._written = time.monotonic() - WORK_S
+        self._backlog = False  # the head had no room for all that waited
         self._work_on_top = len(node.chain.store.body(node.chain.head.number)) > 1
 
     def ensure_authority(self, authorities: tuple[bytes, ...]) -> None:
@@ -58,7 +60,8 @@ class Solo:
     async def _wait(self) -> None:
         while True:
             busy = len(self.node.pool) > 0 or self._work_on_top
-            left = self._written + (WORK_S if busy else IDLE_S) - time.monotonic()
+            work_s = BACKLOG_S if self._backlog else WORK_S
+            left = self._written + (work_s if busy else IDLE_S) - time.monotonic()
             if left <= 0:
                 return
             self._wake.clear()
@@ -67,7 +70,7 @@ class Solo:
             except TimeoutError:
                 return
             if busy:  # already as soon as may be
-                await asyncio.sleep(max(0, self._written + WORK_S - time.monotonic()))
+                await asyncio.sleep(max(0, self._written + work_s - time.monotonic()))
                 return
 
     async def write(self) -> None:
@@ -97,6 +100,7 @@ class Solo:
         """Apply what is ready; the transactions that are in the block."""
         taken: list[Pooled] = []
         until = time.monotonic() + BUILD_S_MAX
+        self._backlog = False
         pause = time.monotonic() + SLICE_S
         for each in self.node.pool.in_order():
             if each.valid_till <= builder.number - 1:
@@ -105,6 +109,7 @@ class Solo:
                 builder.apply(each.data, check_signature=False, decoded=each.decoded)
             except InvalidTransaction as refusal:
                 if refusal.problem is Problem.EXHAUSTS_RESOURCES:
+                    self._backlog = True
                     break
                 if refusal.problem is not Problem.FUTURE:
                     LOG.info("not included: %s", refusal)
@@ -113,6 +118,7 @@ class Solo:
                 taken.append(each)
             moment = time.monotonic()
             if moment > until:
+                self._backlog = True
                 break
             if moment > pause:
                 await asyncio.sleep(0)
