@@ -117,6 +117,7 @@ async def serve(node: Node, solo: Solo, identity: system.Identity, door: socket.
             ws_max_size=REQUEST_BYTES_MAX,
             ws_per_message_deflate=False,
             lifespan="off",
+            proxy_headers=False,
             log_config=None,
             access_log=False,
             timeout_keep_alive=KEEP_ALIVE_S,

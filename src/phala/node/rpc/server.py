@@ -1,7 +1,6 @@
 """The door: JSON-RPC 2.0 over HTTP POST and WebSocket, as an ASGI application."""
 
 import asyncio
-import inspect
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -241,6 +240,14 @@ class Door:
         except (RuntimeError, OSError):
             return  # the peer is gone; the reader ends the connection
 
+    def answer_bytes(self, data: bytes) -> bytes:
+        """The answer to one request over HTTP; empty to a notification."""
+        try:
+            asked = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return failed(None, RpcError(PARSE, "Parse error"))
+        return self.answer_one(asked, None) or b""
+
     async def answer(self, data: bytes, connection: Connection | None) -> bytes | None:
         """The answer to a request or a batch; None where none is due."""
         try:
@@ -248,7 +255,7 @@ class Door:
         except orjson.JSONDecodeError:
             return failed(None, RpcError(PARSE, "Parse error"))
         if not isinstance(asked, list):
-            return await self._one(asked, connection)
+            return self.answer_one(asked, connection)
         if not 0 < len(asked) <= BATCH_ITEMS_MAX:
             return failed(
                 None,
@@ -260,7 +267,7 @@ class Door:
         answers: list[bytes] = []
         size = 0
         for count, each in enumerate(asked, 1):
-            answer = await self._one(each, connection)
+            answer = self.answer_one(each, connection)
             if answer:
                 answers.append(answer)
                 size += len(answer)
@@ -270,7 +277,8 @@ class Door:
                 await asyncio.sleep(0)
         return b"[" + b",".join(answers) + b"]" if answers else None
 
-    async def _one(self, asked: Any, connection: Connection | None) -> bytes | None:
+    def answer_one(self, asked: Any, connection: Connection | None) -> bytes | None:
+        """The answer to one request, parsed; None to a notification."""
         if not isinstance(asked, dict) or not isinstance(asked.get("method"), str):
             return failed(None, RpcError(INVALID_REQUEST, "Invalid request"))
         if "id" not in asked:
@@ -280,8 +288,6 @@ class Door:
             return failed(None, RpcError(INVALID_REQUEST, "Invalid request"))
         try:
             result = self._call(asked["method"], Params(asked.get("params")), connection)
-            if inspect.isawaitable(result):
-                result = await result
             answer = orjson.dumps({"jsonrpc": "2.0", "id": name, "result": result})
             return answer if len(answer) <= ANSWER_BYTES_MAX else failed(name, too_big())
         except PhalaError as error:

@@ -2,23 +2,42 @@
 peers that do not read."""
 
 import asyncio
+import re
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from phala.node.rpc.server import Door
 
 CONNECTIONS_MAX: Final = 2_000  # WebSockets too
 HEAD_BYTES_MAX: Final = 64 * 1024
 HEAD_S_MAX: Final = 20.0  # from a connection to the end of its first request's head
 
 
+# A head that is not answered at once: it closes, waits for a word or a protocol, or has no length.
+SPECIAL: Final = re.compile(
+    rb"\r\n(?:connection:(?! *keep-alive\s)|upgrade:|expect:|transfer-encoding:)", re.IGNORECASE
+)
+LENGTH: Final = re.compile(rb"\r\ncontent-length: *([0-9]{1,8})\r\n", re.IGNORECASE)
+HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+
+
 class BoundedHttp(HttpToolsProtocol):
-    """HTTP whose request line and headers must come soon, and be short."""
+    """HTTP whose request line and headers must come soon, and be short.
+
+    A POST of one JSON-RPC request that comes in one piece is answered on the spot, without a task:
+    that is what submits transactions. All else goes uvicorn's way.
+    """
+
+    app: Door
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
-        self._in_head = True
+        self._in_head = False
+        self._in_message = False
+        self._answering = False  # in uvicorn's way
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -37,14 +56,40 @@ class BoundedHttp(HttpToolsProtocol):
             self._late = None
 
     def data_received(self, data: bytes) -> None:
+        if self._answered(data):
+            return
         super().data_received(data)
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
                 self.transport.abort()
 
+    def _answered(self, data: bytes) -> bool:
+        """Whether the data was one plain request, which has its answer now."""
+        between = not self._in_message and not self._answering
+        end = data.find(b"\r\n\r\n") + 4 if between and data.startswith(b"POST ") else 0
+        if not 4 < end < HEAD_BYTES_MAX or data[end : end + 1] != b"{":
+            return False
+        head = data[: end - 2]
+        length = LENGTH.search(head)
+        if length is None or len(data) != end + int(length[1]) or SPECIAL.search(head):
+            return False
+        if b" HTTP/1.1\r\n" not in head or self.transport.get_write_buffer_size():
+            return False
+        answer = self.app.answer_bytes(data[end:])
+        if self._late is not None:
+            self._on_time()
+        self._unset_keepalive_if_required()
+        self.transport.write(HEAD % len(answer) + answer)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+        return True
+
     def on_message_begin(self) -> None:
-        self._in_head = True
+        self._in_head = self._in_message = self._answering = True
+        if self._late is None:
+            self._late = self.loop.call_later(HEAD_S_MAX, self.transport.abort)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -52,6 +97,14 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes = 0
         self._on_time()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_message = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._answering = bool(self.pipeline)
+        super().on_response_complete()
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
