@@ -1,5 +1,6 @@
 """Keys against what polkadot-js makes, and garbage at the keystore's door."""
 
+import contextlib
 import copy
 from typing import Any
 
@@ -126,7 +127,5 @@ def test_a_changed_keystore_gives_no_other_key(data: st.DataObject) -> None:
     else:
         changed[spot] = data.draw(JSON | st.just(str(document[spot])[:-4]))
 
-    try:
+    with contextlib.suppress(Invalid):  # and nothing else
         assert decode_keystore(changed, None).public == pair.public
-    except Invalid:
-        pass  # and nothing else

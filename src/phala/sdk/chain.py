@@ -218,10 +218,8 @@ class ChainClient:
         answer = await self.rpc.call(
             "state_call", "TransactionPaymentApi_query_info", hex_of(asked)
         )
-        fee = bytes_of(answer)[-16:]  # RuntimeDispatchInfo ends with it: u128
-        if len(fee) != 16:
-            raise Unavailable("the node answered no fee", mend="ask another node")
-        return int.from_bytes(fee, "little")
+        told = metadata.decode_api("TransactionPaymentApi", "query_info", bytes_of(answer))
+        return int(told["partial_fee"])
 
     async def submit(
         self,

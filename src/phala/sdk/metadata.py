@@ -19,7 +19,7 @@ from phala.codec import (
     descriptor_of,
     struct_of,
 )
-from phala.codec.compact import encode_compact, read_compact
+from phala.codec.compact import read_compact
 from phala.crypto.hashes import blake2_128, blake2_256, twox_64, twox_128
 from phala.errors import Invalid
 from phala.primitives.keys import storage_prefix
@@ -450,7 +450,3 @@ def opaque(data: bytes) -> bytes:
 def optional_opaque(data: bytes) -> bytes | None:
     """What `Metadata_metadata_at_version` answers: `Option<Vec<u8>>`."""
     return opaque(data[1:]) if data[:1] == b"\1" else None
-
-
-def wrapped(data: bytes) -> bytes:
-    return encode_compact(len(data)) + data

@@ -20,7 +20,6 @@ from phala.messages.types import CallId, WorkerId
 from phala.sdk.http import HttpClient
 
 ANSWER_BYTES_MAX: Final = SEALED_QUERY_BYTES_MAX + EVIDENCE_BYTES_MAX + 4096
-RUNTIME_BYTES_MAX: Final = 256 * 1024 * 1024
 TIMEOUT_S: Final = 30.0
 POLL_S_MIN: Final = 0.01
 POLL_S_MAX: Final = 0.1
@@ -123,18 +122,8 @@ class WorkerClient:
                 mend="ask again later: an outcome is kept",
             ) from None
 
-    async def runtime_module(self, runtime_id: bytes) -> bytes:
-        """The module that runs contracts, by its hash: `GET /runtime/HEX`."""
-        status, data = await self._send(
-            "GET", f"/runtime/{runtime_id.hex()}", bytes_max=RUNTIME_BYTES_MAX
-        )
-        _raise_for(status, data)
-        return data
-
-    async def _send(
-        self, method: str, path: str, body: bytes = b"", *, bytes_max: int = ANSWER_BYTES_MAX
-    ) -> tuple[int, bytes]:
-        return await self._http.send(method, path, body, bytes_max=bytes_max)
+    async def _send(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        return await self._http.send(method, path, body, bytes_max=ANSWER_BYTES_MAX)
 
     def _nonsense(self) -> Unavailable:
         return Unavailable(f"{self.url} answers no worker's answer", mend="ask another worker")
