@@ -76,27 +76,28 @@ class Server:
             task.add_done_callback(self._tasks.discard)
 
     async def _serve_one(self, frame: bytes, writer: asyncio.StreamWriter) -> None:
-        reply = HOST_REPLY.encode(await self.reply(frame[ID_BYTES:]))
+        reply = await self.reply(frame[ID_BYTES:])
         length = len(reply) + ID_BYTES
         async with self._writing:
             with contextlib.suppress(ConnectionError):
                 writer.write(length.to_bytes(LENGTH_BYTES, "little") + frame[:ID_BYTES] + reply)
                 await writer.drain()
 
-    async def reply(self, request: bytes) -> HostReply:
+    async def reply(self, request: bytes) -> bytes:
         """Whatever comes in, an answer goes out."""
         try:
-            return await self._answer(HOST_REQUEST.decode(request))
+            return HOST_REPLY.encode(await self._answer(HOST_REQUEST.decode(request)))
         except PhalaError as error:
-            return failure_of(error)
+            return HOST_REPLY.encode(failure_of(error))
         except Exception as error:  # noqa: BLE001 - a bug met by one input must not end the enclave
             log("stuck", error=type(error).__name__, at=_place_of(error))
-            return Failure(
+            failure = Failure(
                 2,
                 "Stuck",
                 f"the enclave met an error of its own: {type(error).__name__}",
                 "see its log; nothing of the request was kept",
             )
+            return HOST_REPLY.encode(failure)
 
     async def _answer(self, request: HostRequest) -> HostReply:
         match request:
