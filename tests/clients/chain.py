@@ -48,10 +48,16 @@ def prepare(folder: Path) -> Path:
     return spec
 
 
-def start(folder: Path, spec: Path, *options: str, port: int = 0) -> RunningNode:
+def start(
+    folder: Path,
+    spec: Path,
+    *options: str,
+    port: int = 0,
+    program: tuple[str, ...] = ("-m", "phala.node"),
+) -> RunningNode:
     """A node, when it serves."""
     command = [
-        sys.executable, "-m", "phala.node", "--dir", str(folder), "--spec", str(spec),
+        sys.executable, *program, "--dir", str(folder), "--spec", str(spec),
         "--port", str(port), *options,
     ]  # fmt: skip
     with (folder / "node.log").open("a") as log:

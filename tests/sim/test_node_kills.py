@@ -22,6 +22,13 @@ from phala.sdk.rpc import bytes_of
 from phala.trie import DictBase, Layout, State, Trie
 
 KILLS = 8
+# With a short window, so that blocks are folded into the flat table while it is killed.
+PROGRAM = """
+import phala.node.chain as chain
+chain.WINDOW_BLOCKS = 4
+from phala.node.main import main
+main()
+"""
 NAMES = ("Alice", "Bob", "Charlie", "Dave", "Eve", "Ferdie")
 PAIRS = [dev_pair(name) for name in NAMES]
 TRANSFER_KEEP_ALIVE = b"\5\3"
@@ -88,7 +95,7 @@ def live(url: str, witness: Witness, terms: dict[str, Any], seconds: float) -> N
         witness.look(url)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 def test_kills_lose_nothing_that_was_shown_and_never_finalize_two_blocks_of_one_number(
     tmp_path: Path,
 ) -> None:
@@ -102,14 +109,14 @@ def test_kills_lose_nothing_that_was_shown_and_never_finalize_two_blocks_of_one_
     }
     witness = Witness()
     for _ in range(KILLS):
-        node = chain.start(tmp_path, spec)
+        node = chain.start(tmp_path, spec, program=("-c", PROGRAM))
         try:
             witness.ensure_kept(node.http)
             live(node.http, witness, terms, random.uniform(0.1, 1.6))
         finally:
             node.process.kill()
             node.process.wait(10)
-    node = chain.start(tmp_path, spec)
+    node = chain.start(tmp_path, spec, program=("-c", PROGRAM))
     try:
         witness.ensure_kept(node.http)
         witness.look(node.http)
