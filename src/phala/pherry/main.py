@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 LOG: Final = logging.getLogger("phala.pherry")
 BACKOFF_S_MIN: Final = 0.05
-BACKOFF_S_MAX: Final = 1.0
+BACKOFF_S_MAX: Final = 0.25  # both sides are near: to ask costs nothing, to be late does
 IDLE_S: Final = 3.0  # look again, though no head came
 SILENCE_S_MAX: Final = 20.0  # a node this long without a head is asked anew
 SAME_LOG_S: Final = 10.0  # how often one failure is written down

@@ -199,7 +199,7 @@ class LightView:
 def fresh(data: bytes | None, age_ms_max: int | None = AGE_MS_MAX) -> Moment:
     """`Timestamp.Now`, not older than allowed by this machine's clock."""
     if data is None:
-        raise Invalid("the chain has no time", mend="wait for its first block")
+        raise Unavailable("the chain has no time yet", mend="wait for its first block")
     now = MOMENT.decode(data)
     age_ms = int(time.time() * 1000) - now
     if age_ms_max is not None and age_ms > age_ms_max:
