@@ -34,6 +34,7 @@ from phala.wasm.job import (
     Outcome,
 )
 
+LENGTH_BYTES: Final = 4  # in front of each frame, little-endian
 FRAME_BYTES_MAX: Final = 64 << 20
 LOAD_BYTES: Final = 16 << 20  # of a large state go into one frame
 ITEMS_MAX: Final = 1 << 20
@@ -134,9 +135,24 @@ class Gone(Unavailable):
         super().__init__("the other side of an engine's pipe is gone", mend="ask again")
 
 
-def send(pipe: socket.socket, frame: object) -> None:
+def encoded(frame: object) -> bytes:
+    """As it goes through the pipe."""
     data = FRAME.encode(frame)
-    pipe.sendall(len(data).to_bytes(4, "little") + data)
+    return len(data).to_bytes(LENGTH_BYTES, "little") + data
+
+
+def size_of(front: bytes | bytearray) -> int:
+    """How long the frame is that begins like this, its length included. Raises `Unavailable`."""
+    if len(front) < LENGTH_BYTES:
+        return LENGTH_BYTES
+    size_bytes = int.from_bytes(front[:LENGTH_BYTES], "little")
+    if size_bytes > FRAME_BYTES_MAX:
+        raise Unavailable(f"a frame of {size_bytes} bytes", mend="start the engine child anew")
+    return LENGTH_BYTES + size_bytes
+
+
+def send(pipe: socket.socket, frame: object) -> None:
+    pipe.sendall(encoded(frame))
 
 
 def receive(pipe: socket.socket) -> object:
@@ -147,10 +163,7 @@ def receive(pipe: socket.socket) -> object:
         TimeoutError: as the socket was told.
         Malformed: what came is no frame.
     """
-    size_bytes = int.from_bytes(_take(pipe, 4), "little")
-    if size_bytes > FRAME_BYTES_MAX:
-        raise Unavailable(f"a frame of {size_bytes} bytes", mend="start the engine child anew")
-    return FRAME.decode(_take(pipe, size_bytes))
+    return FRAME.decode(_take(pipe, size_of(_take(pipe, LENGTH_BYTES)) - LENGTH_BYTES))
 
 
 def _take(pipe: socket.socket, size_bytes: int) -> bytes:

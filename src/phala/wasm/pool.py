@@ -8,32 +8,16 @@ with it: a query then fails, a command runs again, for its outcome depends on no
 import asyncio
 import contextlib
 import os
-import queue
 import socket
-import subprocess
-import sys
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from phala.codec import Malformed
 from phala.errors import Invalid, Unavailable
-from phala.wasm.frames import (
-    LOAD_BYTES,
-    Apply,
-    Done,
-    Drop,
-    Item,
-    NeedSource,
-    Ready,
-    outcome_of,
-    receive,
-    run_of,
-    send,
-)
 from phala.wasm.job import (
     QUERY_LIMITS,
     REQUEST_BYTES_MAX,
@@ -44,108 +28,157 @@ from phala.wasm.job import (
     Job,
     Outcome,
 )
+from phala.wasm.process import Child
+from phala.wasm.replica import CHANGES_KEPT, Committed
 from phala.wasm.runtime_module import RuntimeModule, ensure_compiled, load_runtime
 
 REPLICA_BYTES_MAX: Final = 512 << 20  # of all states in one child
-CHANGES_KEPT: Final = 64  # of a contract, to bring a replica up to date without sending it whole
-START_SECONDS: Final = 30
 GRACE_SECONDS: Final = 5  # beyond a query's own limit, for a machine under load
 COMMAND_SECONDS: Final = 300  # a child silent for so long is stuck: the command runs again
 COMMAND_TRIES: Final = 3
 
 
-class Committed:
-    """A contract's state as last handed in."""
-
-    def __init__(self, items: Mapping[bytes, bytes], version: int, at: object = None) -> None:
-        self.at = at
-        self.items = dict(items)
-        self.version = version
-        self.size_bytes = sum(len(key) + len(value) for key, value in items.items())
-        self.recent: deque[Mapping[bytes, bytes | None]] = deque(maxlen=CHANGES_KEPT)
-
-    def apply(self, changes: Mapping[bytes, bytes | None], at: object = None) -> None:
-        self.at = at
-        for key, value in changes.items():
-            old = self.items.pop(key, None)
-            self.size_bytes -= 0 if old is None else len(key) + len(old)
-            if value is not None:
-                self.items[key] = value
-                self.size_bytes += len(key) + len(value)
-        self.version += 1
-        self.recent.append(dict(changes))
-
-    def since(self, version: int | None) -> Iterator[Mapping[bytes, Any]]:
-        """The changes after `version`, oldest first; everything where they are forgotten."""
-        behind = self.version - version if version is not None else None
-        if behind is None or not 0 <= behind <= len(self.recent):
-            yield self.items
-        elif behind:
-            yield from list(self.recent)[-behind:]
+Use = Callable[[Child | None], bool]  # False: whoever waited has gone, the next may have it
 
 
-class Child:
-    """One process, and what the pool knows that it knows."""
+class Line:
+    """Children that have nothing to do, or else those who wait for one, first come first served.
 
-    def __init__(self, module: RuntimeModule) -> None:
-        ours, theirs = socket.socketpair()
-        self.pipe = ours
-        self.codes: set[CodeId] = set()
-        self.replicas: OrderedDict[ContractId, tuple[int, int]] = OrderedDict()  # version, bytes
-        kept = ("PATH", "PYTHONPATH", "LANG", "LC_ALL")
-        with theirs:
-            self.process = subprocess.Popen(  # noqa: S603 - ourselves
-                [sys.executable, "-m", "phala.wasm.child", str(theirs.fileno()),
-                 str(module.compiled)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # the parent's own may be a pipe with a protocol
-                env={name: os.environ[name] for name in kept if name in os.environ},
-            )  # fmt: skip
+    None stands for a child that is yet to be started.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._idle: list[Child | None] = [None] * size
+        self._waiting: deque[Use] = deque()
+        self._lock = threading.Lock()
+
+    def when_free(self, use: Use) -> None:
+        """Call `use` with a child: now, or from whatever thread gives one back."""
+        with self._lock:
+            if not self._idle:
+                self._waiting.append(use)
+                return
+            child = self._idle.pop()
+        if not use(child):
+            self.give(child)
+
+    def take(self) -> Child | None:
+        """Wait for a child."""
+        found: Future[Child | None] = Future()
+
+        def use(child: Child | None) -> bool:
+            found.set_result(child)
+            return True
+
+        self.when_free(use)
+        return found.result()
+
+    def give(self, child: Child | None) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._idle.append(child)
+                    return
+                use = self._waiting.popleft()
+            if use(child):
+                return
+
+
+class Asking:
+    """A query of an event loop, from its place in the line to its outcome."""
+
+    def __init__(self, pool: "EnginePool", job: Job) -> None:
+        self.job = job
+        self.loop = asyncio.get_running_loop()
+        self.outcome: asyncio.Future[Outcome] = self.loop.create_future()
+        self._pool = pool
+        self._thread = threading.get_ident()
+        self._at: object = None
+        self._child: Child | None = None
+        self._late: asyncio.TimerHandle | None = None
+
+    def use(self, child: Child | None) -> bool:
+        """A child is free. From any thread."""
+        if threading.get_ident() == self._thread:
+            return self._use(child)
         try:
-            ours.settimeout(START_SECONDS)
-            if not isinstance(receive(ours), Ready):
-                raise Unavailable(  # noqa: TRY301
-                    "an engine child did not come up", mend="see what it printed"
-                )
-        except BaseException:
-            self.kill()
-            raise
+            self.loop.call_soon_threadsafe(self._use_or_give, child)
+        except RuntimeError:  # the loop has ended meanwhile
+            return False
+        return True
 
-    def replicate(self, contract: ContractId, state: Committed, bytes_max: int) -> None:
-        version = self.replicas.pop(contract, (None, 0))[0]
-        for changes in state.since(version):
-            anew = changes is state.items
-            for part in parts(changes):
-                send(self.pipe, Apply(contract, anew, part))
-                anew = False
-        held = sum(size for _, size in self.replicas.values())
-        while self.replicas and held + state.size_bytes > bytes_max:
-            oldest, (_, size_bytes) = self.replicas.popitem(last=False)
-            send(self.pipe, Drop(oldest))
-            held -= size_bytes
-        self.replicas[contract] = (state.version, state.size_bytes)
+    def _use_or_give(self, child: Child | None) -> None:
+        if not self._use(child):
+            self._pool.line.give(child)
 
-    def forget(self, contract: ContractId) -> None:
-        if self.replicas.pop(contract, None):
-            send(self.pipe, Drop(contract))
+    def _use(self, child: Child | None) -> bool:
+        if self.outcome.done():
+            return False
+        if self._pool.closed:
+            self._fail(Unavailable("the engine is closed", mend="start it anew"))
+            return False
+        state = self._pool.state_of(self.job.contract)
+        self._at = state.at if state else None
+        asked = False
+        if child is not None and child.knows(self.job.contract, state):
+            try:
+                asked = child.ask(self.loop, self.job, self._answered)
+            except OSError as error:
+                self._pool.end(child)
+                self._pool.line.give(None)
+                self._fail(error)
+                return True
+        if asked:
+            self._child = child
+            self._late = self.loop.call_later(seconds_of(self.job), self._too_late)
+        else:
+            self.loop.run_in_executor(self._pool.threads, self._run, child)
+        return True
 
-    def run(self, job: Job) -> Outcome:
-        """Raises `Unavailable` or TimeoutError; the child is then to be killed."""
-        send(self.pipe, run_of(job, with_source=job.code_id not in self.codes))
-        answer = receive(self.pipe)
-        if isinstance(answer, NeedSource):
-            send(self.pipe, run_of(job, with_source=True))
-            answer = receive(self.pipe)
-        if not isinstance(answer, Done):
-            raise Unavailable("an engine child answered nonsense", mend="ask again")
-        self.codes.add(job.code_id)
-        return outcome_of(answer)
+    def _answered(self, found: Outcome | Exception) -> None:
+        child, self._child = self._child, None
+        if child is None:  # too late
+            return
+        assert self._late is not None, "it was asked"
+        self._late.cancel()
+        if isinstance(found, Outcome):
+            self._pool.line.give(child)
+            if not self.outcome.done():
+                self.outcome.set_result(replace(found, at=self._at))
+        else:
+            self._pool.end(child)
+            self._pool.line.give(None)
+            self._fail(found)
 
-    def kill(self) -> None:
-        self.pipe.close()
-        self.process.kill()
-        self.process.wait()
+    def _too_late(self) -> None:
+        child, self._child = self._child, None
+        assert child is not None, "it has not answered"
+        self._pool.end(child)
+        self._pool.line.give(None)
+        self._fail(TimeoutError("the child is late"))
+
+    def _fail(self, error: Exception) -> None:
+        if not self.outcome.done():
+            self.outcome.set_exception(child_ended(error))
+
+    def _run(self, child: Child | None) -> None:
+        """In a thread: there is more to send than goes at once, or a child to start."""
+        result: Outcome | None = None
+        failure: Exception | None = None
+        try:
+            result = self._pool.run_in(child, self.job, seconds_of(self.job))
+        except Exception as error:  # noqa: BLE001 - it is raised where the outcome is waited for
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            self.loop.call_soon_threadsafe(self._ran, result, failure)
+
+    def _ran(self, result: Outcome | None, failure: Exception | None) -> None:
+        if self.outcome.done():
+            return
+        if failure is not None:
+            self.outcome.set_exception(failure)
+        elif result is not None:
+            self.outcome.set_result(result)
 
 
 class EnginePool:
@@ -164,14 +197,12 @@ class EnginePool:
         self._replica_bytes_max = replica_bytes_max
         self._states: dict[ContractId, Committed] = {}
         self._lock = threading.Lock()
-        self._closed = False
+        self.closed = False
         # A child dies with the thread that started it, so one thread starts them all.
         self._spawner = ThreadPoolExecutor(1, thread_name_prefix="engine-spawn")
-        self._threads = ThreadPoolExecutor(self.size, thread_name_prefix="engine")
-        self._idle: queue.LifoQueue[Child | None] = queue.LifoQueue()
+        self.threads = ThreadPoolExecutor(self.size, thread_name_prefix="engine")
+        self.line = Line(self.size)  # children are started when first needed
         self.children: set[Child] = set()
-        for _ in range(self.size):
-            self._idle.put(None)  # started when first needed
 
     # State
 
@@ -219,15 +250,16 @@ class EnginePool:
     def run_query_blocking(self, job: Job) -> Outcome:
         """Raises `Invalid`, `Unavailable`: the child died, or was too late."""
         ensure_fits(job)
-        wall_ms = job.limits.wall_ms
-        outcome = self._run(job, GRACE_SECONDS + (wall_ms or COMMAND_SECONDS * 1000) / 1000)
+        outcome = self._run(job, seconds_of(job))
         assert not outcome.changes, "a query changes nothing"
         return outcome
 
     async def run_query(self, job: Job) -> Outcome:
         """As `run_query_blocking`, for an event loop."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self.run_query_blocking, job)
+        ensure_fits(job)
+        asking = Asking(self, job)
+        self.line.when_free(asking.use)
+        return await asking.outcome
 
     def describe(self, code_id: CodeId, source: bytes) -> Outcome:
         """The contract's interface as JSON, or why its source does not load."""
@@ -245,7 +277,10 @@ class EnginePool:
         )
 
     def _run(self, job: Job, seconds: float) -> Outcome:
-        child = self._idle.get()
+        return self.run_in(self.line.take(), job, seconds)
+
+    def run_in(self, child: Child | None, job: Job, seconds: float) -> Outcome:
+        """Run in this child, and put it back into the line."""
         try:
             if child is None:
                 child = self._start()
@@ -260,40 +295,44 @@ class EnginePool:
             return replace(child.run(job), at=at)
         except (Unavailable, Malformed, OSError) as error:  # TimeoutError is an OSError
             if child is not None:
-                self._end(child)
+                self.end(child)
                 child = None
-            raise Unavailable(f"an engine child ended: {error!r}", mend="ask again") from None
+            raise child_ended(error) from None
         except BaseException:
             # Half an answer may be in the pipe.
             if child is not None:
-                self._end(child)
+                self.end(child)
                 child = None
             raise
         finally:
-            self._idle.put(child)
+            self.line.give(child)
+
+    def state_of(self, contract: ContractId) -> Committed | None:
+        with self._lock:
+            return self._states.get(contract)
 
     def _start(self) -> Child:
-        if self._closed:
+        if self.closed:
             raise Unavailable("the engine is closed", mend="start it anew")
         child = self._spawner.submit(Child, self.module).result()
         with self._lock:
             self.children.add(child)
         return child
 
-    def _end(self, child: Child) -> None:
+    def end(self, child: Child) -> None:
         child.kill()
         with self._lock:
             self.children.discard(child)
 
     def start(self) -> None:
         """Start every child now, so that the first calls need not wait for it."""
-        held = [self._idle.get() for _ in range(self.size)]
+        held = [self.line.take() for _ in range(self.size)]
         for child in held:
-            self._idle.put(child or self._start())
+            self.line.give(child or self._start())
 
     def close(self) -> None:
         """End the children; what runs fails with `Unavailable`."""
-        self._closed = True
+        self.closed = True
         with self._lock:
             children = list(self.children)
             self.children.clear()
@@ -301,7 +340,7 @@ class EnginePool:
             with contextlib.suppress(OSError):
                 child.pipe.shutdown(socket.SHUT_RDWR)
             child.kill()
-        self._threads.shutdown()
+        self.threads.shutdown()
         self._spawner.shutdown()
 
     def __enter__(self) -> Self:
@@ -309,6 +348,16 @@ class EnginePool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def seconds_of(query: Job) -> float:
+    """How long a query may take before its child counts as stuck."""
+    wall_ms = query.limits.wall_ms
+    return GRACE_SECONDS + (COMMAND_SECONDS if wall_ms is None else wall_ms / 1000)
+
+
+def child_ended(error: Exception) -> Unavailable:
+    return Unavailable(f"an engine child ended: {error!r}", mend="ask again")
 
 
 def ensure_fits(job: Job) -> None:
@@ -321,16 +370,3 @@ def ensure_fits(job: Job) -> None:
                 f"a {name} of {len(data)} bytes, at most {bytes_max} are allowed",
                 mend=f"make the {name} smaller",
             )
-
-
-def parts(changes: Mapping[bytes, bytes | None]) -> Iterator[tuple[Item, ...]]:
-    """In frames of about `LOAD_BYTES`; at least one, which may be empty."""
-    part: list[Item] = []
-    size_bytes = 0
-    for key, value in changes.items():
-        part.append(Item(key, value))
-        size_bytes += len(key) + len(value or b"")
-        if size_bytes > LOAD_BYTES:
-            yield tuple(part)
-            part, size_bytes = [], 0
-    yield tuple(part)
