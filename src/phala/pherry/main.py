@@ -85,6 +85,8 @@ class Pherry:
         backoff_s = BACKOFF_S_MIN
         try:
             while True:
+                if following.done():
+                    following.result()  # it never ends by itself: a mistake of ours ends us too
                 heads.bell.clear()
                 wait_s = IDLE_S
                 if heads.newest is not None:
