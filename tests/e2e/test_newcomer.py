@@ -132,7 +132,7 @@ def test_a_second_up_in_one_folder_is_refused(network: Network) -> None:
 
 def test_the_first_private_answer_comes_soon_after_up(tmp_path: Path) -> None:
     """The quickest of three: what else runs on the machine is no part of the claim."""
-    took_s = []
+    took_s: list[float] = []
     while not took_s or (min(took_s) >= FIRST_ANSWER_S_MAX and len(took_s) < 3):
         folder = tmp_path / str(len(took_s))
         folder.mkdir()
