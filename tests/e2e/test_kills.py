@@ -65,14 +65,6 @@ class Story:
     over: bool = False
 
 
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    sys.stdout.write(f"PHALA_SEED={SEED}\n")
-    with running(tmp_path_factory.mktemp("kills")) as started:
-        (started.folder / "ledger.py").write_text(LEDGER)
-        yield started
-
-
 def document(network: Network) -> dict[str, Any]:
     """`network.json`, as the supervisor last wrote it."""
     found: dict[str, Any] = json.loads((network.folder / "network.json").read_text())
@@ -205,7 +197,13 @@ async def dump(network: Network, contract: ContractId) -> Any:
                 await asyncio.sleep(0.2)
 
 
-def test_nothing_is_lost_or_done_twice(network: Network) -> None:
+def test_nothing_is_lost_or_done_twice(tmp_path: Path) -> None:
+    sys.stdout.write(f"PHALA_SEED={SEED}\n")
+    with running(tmp_path) as network:
+        story_of(network)
+
+
+def story_of(network: Network) -> None:
     stormy = asyncio.run(deploy(network, dev_pair("Alice")))
     quiet = asyncio.run(deploy(network, dev_pair("Alice")))
 

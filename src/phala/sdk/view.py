@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from phala.attest import DEV, Verdict
 from phala.codec import Descriptor
-from phala.errors import Refused
+from phala.errors import Refused, Unavailable
 from phala.messages.registration import SignedRegistration
 from phala.messages.state import (
     CLUSTER_STATE,
@@ -35,7 +35,7 @@ from phala.sdk.worker import WorkerClient
 
 T = TypeVar("T")
 
-RENEWAL_S: Final = 10.0  # for a registration that the chain has not shown finally yet
+RENEWAL_S: Final = 15.0  # for a worker that restarts, or whose registration is not final yet
 PAUSE_S: Final = 0.02
 VERIFY_AGAIN_MS: Final = 60_000  # block time for which a verdict is kept
 PLACE_KEPT_S: Final = 1.0  # a query may name a finalized block this old
@@ -79,8 +79,9 @@ class TrustedView:
         while True:
             try:
                 self._verified = await self._judge_worker()
-            except RegistrationOutdated:
-                # It asked to be registered anew, and the chain has not said so finally yet.
+            except (RegistrationOutdated, Unavailable):
+                # It asked to be registered anew, and the chain has not said so finally yet; or it
+                # is being started again.
                 if time.monotonic() > deadline:
                     raise
             else:
