@@ -4,12 +4,13 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 
-from benches import engine, query
+from benches import engine, query, transfers
 from benches.report import Figure, line_of, machine, table
 
 BENCHES: dict[str, Callable[..., Iterator[Figure]]] = {
     "engine": engine.run,
     "query": query.run,
+    "transfers": transfers.run,
 }
 
 

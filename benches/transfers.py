@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b, sha256
 from pathlib import Path
-from typing import Any
 
 from benches.ethereum import Sender
 from benches.peers import anvil, rpc, send
+from benches.report import Figure
 from phala.codec import encode_compact
 from phala.crypto.signatures import Keypair, sr25519_from_seed, sr25519_sign
 from phala.node.keys import create_grandpa_key
@@ -30,6 +30,7 @@ from phala.tee.simulated_key import create_simulated_key
 
 SENDERS = 2_000
 EACH = 10
+EACH_QUICK = 1
 CONNECTIONS = 64
 WAIT_S_MAX = 60
 PHA = 10**12
@@ -50,17 +51,18 @@ class Signed:
     recipient: bytes
 
 
-def run() -> Iterator[dict[str, Any]]:
-    theirs = ethereum()
-    ours = substrate()
-    yield {
-        "name": "transfers by RPC, included",
-        "unit": "transfers/s",
-        "ours": round(ours),
-        "baseline": "anvil --block-time 1",
-        "baseline_value": round(theirs),
-        "ratio": round(ours / theirs, 3),
-    }
+def run(*, quick: bool = False) -> Iterator[Figure]:
+    each = EACH_QUICK if quick else EACH
+    theirs = ethereum(each)
+    ours = substrate(each)
+    yield Figure(
+        name="transfers by RPC, included in blocks",
+        unit="1/s",
+        ours=ours,
+        baseline="anvil --block-time 1",
+        baseline_value=theirs,
+        better="higher",
+    )
 
 
 def request(method: str, parameter: str) -> bytes:
@@ -84,22 +86,22 @@ def measured(url: str, bodies: list[bytes], included: Callable[[], int]) -> floa
 # ---- ours
 
 
-def substrate() -> float:
+def substrate(each: int) -> float:
     pairs = [sr25519_from_seed(sha256(b"sender%d" % n).digest()) for n in range(SENDERS)]
     with tempfile.TemporaryDirectory() as folder, node(Path(folder), pairs) as url:
-        transfers = signed(pairs, bytes.fromhex(rpc(url, "chain_getBlockHash", 0)[2:]))
-        bodies = [request("author_submitExtrinsic", "0x" + each.data.hex()) for each in transfers]
+        transfers = signed(pairs, each, bytes.fromhex(rpc(url, "chain_getBlockHash", 0)[2:]))
+        bodies = [request("author_submitExtrinsic", "0x" + one.data.hex()) for one in transfers]
         seen = Seen(url)
         rate = measured(url, bodies, seen.count)
         recompute(url, transfers, seen.extrinsics)
     return rate
 
 
-def signed(pairs: list[Keypair], genesis: bytes) -> list[Signed]:
+def signed(pairs: list[Keypair], each: int, genesis: bytes) -> list[Signed]:
     """Each account's transfers to its neighbour, all accounts' first ones first."""
     checked = SPEC_VERSION.to_bytes(4, "little") + TRANSACTION_VERSION.to_bytes(4, "little")
     out = []
-    for nonce in range(EACH):
+    for nonce in range(each):
         extra = b"\0" + encode_compact(nonce) + encode_compact(0)
         for number, pair in enumerate(pairs):
             to = pairs[(number + 1) % len(pairs)].public
@@ -121,8 +123,8 @@ def node(folder: Path, pairs: list[Keypair]) -> Iterator[str]:
     )
     funded = tuple((AccountId(pair.public), START) for pair in pairs)
     write_spec(folder / "spec.json", replace(config, balances=funded))
-    command = [sys.executable, "-m", "phala.node", "--dir", folder, "--port", "0"]
-    command += ["--spec", folder / "spec.json"]
+    command: list[str | Path] = [sys.executable, "-m", "phala.node", "--dir", folder]
+    command += ["--port", "0", "--spec", folder / "spec.json"]
     with (folder / "node.log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
     assert process.stdout is not None
@@ -184,11 +186,11 @@ def recompute(url: str, transfers: list[Signed], included: list[bytes]) -> None:
 # ---- anvil
 
 
-def ethereum() -> float:
+def ethereum(each: int) -> float:
     senders = [Sender(number) for number in range(SENDERS)]
     bodies = [
         request("eth_sendRawTransaction", "0x" + sender.transfer(recipient.address, 1).hex())
-        for _ in range(EACH)
+        for _ in range(each)
         for sender, recipient in zip(senders, senders[1:] + senders[:1], strict=True)
     ]
     with anvil() as url:
@@ -213,8 +215,3 @@ class AnvilBlocks:
             self._count += int(count, 16)
             self._next += 1
         return self._count
-
-
-if __name__ == "__main__":
-    for measurement in run():
-        sys.stdout.write(json.dumps(measurement) + "\n")
