@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from phala.node.rpc.params import Params, to_hex
+from phala.node.rpc.params import Params
 from phala.node.rpc.server import Methods
 from phala.node.service import Node
 from phala.primitives.address import SS58_PREFIX
@@ -32,7 +32,7 @@ def register(methods: Methods, node: Node, identity: Identity) -> None:
     )
     fixed("system_nodeRoles", ["Authority"])
     fixed("system_peers", [])
-    fixed("system_localPeerId", to_hex(node.chain.genesis))
+    fixed("system_localPeerId", node.chain.genesis.hex())  # no network key yet: text, not bytes
     fixed("system_localListenAddresses", [])
 
     @methods.add("system_health")
