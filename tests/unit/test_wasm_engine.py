@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 import phala.phat
 from phala.crypto.hashes import blake2_256
 from phala.errors import Invalid, Unavailable
+from phala.wasm import child as engine_child
+from phala.wasm.engine import TICK_MS, Engine
 from phala.wasm.job import (
     COMMAND_LIMITS,
     QUERY_LIMITS,
@@ -32,6 +35,7 @@ from phala.wasm.job import (
 )
 from phala.wasm.pool import EnginePool
 
+REAL_SLEEP = time.sleep
 COUNTER = (Path(phala.phat.__file__).parent / "templates" / "counter.py").read_bytes()
 ALICE = bytes.fromhex("d43593c715fdd31c61141abd04a99fd6822c8557854ccde39a5684e7a56da27d")
 BLOCK = BlockInfo(7, 7_000, b"\x07" * 32)
@@ -401,3 +405,26 @@ def test_many_calls_leak_nothing(body: str, record_property: Callable[[str, obje
 
     record_property("dirty_kb", (before, after))
     assert after - before < 2_000, f"from {before} to {after} KB of the child's own"
+
+
+def test_the_clock_of_queries_counts_time_where_sleeps_are_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Ticked:
+        ticks = 0
+
+        def tick(self) -> None:
+            self.ticks += 1
+
+    late = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: REAL_SLEEP(7 * seconds))
+    monkeypatch.setattr(engine_child, "time", late)
+    engine, wall_ms = Ticked(), 300
+
+    engine_child.Clock(cast("Engine", engine)).watch(wall_ms)
+    deadline = time.monotonic() + 20
+    while (
+        engine.ticks < (wall_ms + engine_child.LINGER_MS) // TICK_MS and time.monotonic() < deadline
+    ):
+        REAL_SLEEP(0.02)
+
+    assert engine.ticks >= (wall_ms + engine_child.LINGER_MS) // TICK_MS
