@@ -381,9 +381,9 @@ SOURCES = {
     "recursion": (b"def f(): f()\nf()\n", REFUSED, "recursed too deep"),
     "memory": (b"x = []\nwhile True: x.append(bytes(1 << 20))\n", REFUSED, "memory is full"),
     "constructor": (
-        b"from phat import *\nclass C(Contract):\n def __init__(self): raise Refused('not today')\n",
+        b"from phat import *\nclass C(Contract):\n def __init__(self): raise Refused('later')\n",
         REFUSED,
-        "not today",
+        "later",
     ),
 }
 
