@@ -34,7 +34,7 @@ password_option = click.option(
 )
 
 
-@click.group()
+@click.group(short_help="Make, import and show accounts.")
 def account() -> None:
     """Make, import and show accounts: polkadot-js keystores in $PHALA_HOME/accounts.
 

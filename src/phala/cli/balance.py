@@ -14,7 +14,7 @@ from phala.primitives.types import AccountId
 from phala.sdk.chain import ChainClient
 
 
-@click.command()
+@click.command(short_help="Show what an account has.")
 @click.argument("who", default="Alice")
 @network_options
 @json_option

@@ -29,7 +29,7 @@ from phala.errors import Invalid
 from phala.sdk.calls import Answer
 
 
-@click.command()
+@click.command(short_help="Send a contract an encrypted command.")
 @click.argument("contract")
 @click.argument("method")
 @argument_options

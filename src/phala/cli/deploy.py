@@ -25,7 +25,7 @@ from phala.messages.state import CODE_BYTES_MAX
 SALT_BYTES_MAX: Final = 32
 
 
-@click.command()
+@click.command(short_help="Put a contract on a network.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--name", help="What `call` and `query` shall know it by.  [default: the file's name]"

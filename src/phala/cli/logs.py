@@ -15,7 +15,7 @@ from phala.errors import Invalid
 FOLLOW_S: Final = 0.2
 
 
-@click.command()
+@click.command(short_help="Print the end of a service's log.")
 @click.argument("service", type=click.Choice(SERVICES))
 @click.option("-n", "--lines", default=50, show_default=True, type=click.IntRange(0, 1_000_000))
 @click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")

@@ -24,7 +24,7 @@ def templates() -> list[str]:
     )
 
 
-@click.command()
+@click.command(short_help="Write a contract to begin with.")
 @click.argument("name")
 @click.option("--template", help="What to begin with.  [default: the name, or else counter]")
 @json_option

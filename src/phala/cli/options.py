@@ -64,6 +64,7 @@ def signer_options(function: F) -> F:
     return click.option(
         "--dev",
         type=click.Choice(DEV_NAMES, case_sensitive=False),
+        metavar="Alice…Ferdie",
         help="Sign with a development account.",
     )(function)
 

@@ -19,7 +19,7 @@ from phala.cli.session import answered, connected, result_text, save_receipt
 from phala.cli.wallet import signer_of
 
 
-@click.command()
+@click.command(short_help="Ask a contract privately.")
 @click.argument("contract")
 @click.argument("method")
 @argument_options

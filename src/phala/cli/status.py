@@ -10,7 +10,7 @@ from phala.cli.render import show
 from phala.devnet.status import fetch_status
 
 
-@click.command()
+@click.command(short_help="Show how a running network stands.")
 @dir_option
 @json_option
 def status(*, folder: Path | None, as_json: bool) -> None:

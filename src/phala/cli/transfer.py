@@ -14,7 +14,7 @@ from phala.sdk.chain import Call, ChainClient, Submitted
 from phala.sdk.keyring import Keypair
 
 
-@click.command()
+@click.command(short_help="Send PHA.")
 @click.argument("to")
 @click.argument("amount", metavar="PHA")
 @signer_options

@@ -27,7 +27,7 @@ NODE_PORT: Final = 9944
 WORKER_PORT: Final = 8000
 
 
-@click.command()
+@click.command(short_help="Start a network here, until Ctrl-C.")
 @dir_option
 @click.option("--reset", is_flag=True, help="Forget the network that is there: begin at genesis.")
 @click.option(
