@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import uvicorn
+import uvloop
 
 from phala.errors import PhalaError, Unavailable
 from phala.messages.host import Status, StatusReply
@@ -119,7 +120,7 @@ def main() -> int:
         engines=given.engines,
     )
     try:
-        asyncio.run(serve(command, given.host, given.port))
+        uvloop.run(serve(command, given.host, given.port))
     except PhalaError as error:
         log("cannot serve", error=type(error).__name__, what=error.what, mend=error.mend)
         return error.code if isinstance(error, EnclaveCannotStart) else error.exit_code
