@@ -18,7 +18,7 @@ import uvloop
 
 from phala.errors import PhalaError, Unavailable
 from phala.node.chain import Chain
-from phala.node.engines.solo import Solo
+from phala.node.engines.solo import Solo, ensure_authority
 from phala.node.keys import load_grandpa_key
 from phala.node.rpc import author, blocks, state, system
 from phala.node.rpc.server import REQUEST_BYTES_MAX, Door, Methods
@@ -81,11 +81,12 @@ def open_node(folder: Path, spec: Path, *, archive: bool) -> tuple[Node, Solo, s
     """The chain of a folder, made at the first start."""
     runtime = Runtime()
     genesis = make_genesis(load_spec(spec), runtime)
+    authorities = tuple(public for public, _ in genesis.config.authorities)
+    key = ensure_authority(load_grandpa_key(folder / "grandpa.key"), authorities)
     store = Store(folder / "db")
     store.create(genesis.header, list(genesis.state.items()))
     node = Node(Chain(store, archive=archive), runtime)
-    solo = Solo(node, load_grandpa_key(folder / "grandpa.key"))
-    solo.ensure_authority(tuple(key for key, _ in genesis.config.authorities))
+    solo = Solo(node, key)
     node.has_work = solo.wake
     return node, solo, system.Identity(genesis.config.name, genesis.config.chain_type)
 

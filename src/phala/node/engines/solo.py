@@ -27,6 +27,17 @@ SLICE_S: Final = 0.02  # of executing; then others may use the loop
 SET_ID: Final = SetId(0)
 
 
+def ensure_authority(key: Keypair, authorities: tuple[bytes, ...]) -> Keypair:
+    """The key, or `Refused` where it is not the chain's one authority."""
+    if authorities != (key.public,):
+        raise Refused(
+            f"the chain's authorities are {[each.hex() for each in authorities]}, "
+            f"this node's key is {key.public.hex()}",
+            mend="put the authority's key into this node's folder",
+        )
+    return key
+
+
 class Solo:
     """Writes blocks on the head of one node."""
 
@@ -37,15 +48,6 @@ class Solo:
         self._written = time.monotonic() - WORK_S
         self._backlog = False  # the head had no room for all that waited
         self._work_on_top = len(node.chain.store.body(node.chain.head.number)) > 1
-
-    def ensure_authority(self, authorities: tuple[bytes, ...]) -> None:
-        """Raises `Refused` where this key is not the chain's one authority."""
-        if authorities != (self.key.public,):
-            raise Refused(
-                f"the chain's authorities are {[key.hex() for key in authorities]}, "
-                f"this node's key is {self.key.public.hex()}",
-                mend="put the authority's key into this node's folder",
-            )
 
     def wake(self) -> None:
         """There may be work."""
