@@ -28,7 +28,7 @@ from phala.attest.errors import (
     PolicyMalformed,
     TcbRefused,
 )
-from phala.attest.policy import POLICY_BYTES_MAX
+from phala.attest.policy import POLICY_BYTES_MAX, Floor
 from phala.attest.quote import HEADER, QUOTE, QUOTE_BYTES, SIGNED_BYTES, TD_REPORT, Quote, TdReport
 from phala.errors import Invalid, Refused
 from phala.primitives.types import Moment
@@ -94,7 +94,7 @@ def test_a_simulated_quote_never_passes_for_hardware(platform: int) -> None:
         judged(BLOB, PRODUCTION, platform)
 
 
-@pytest.mark.parametrize("platform", [3, 4, 5, 255, -1])
+@pytest.mark.parametrize("platform", [8, 9, 255, -1])
 def test_a_platform_that_cannot_be_judged_is_refused(platform: int) -> None:
     with pytest.raises(PlatformRefused, match="check 1"):
         judged(BLOB, PRODUCTION, platform)
@@ -199,7 +199,7 @@ def test_what_is_too_large_is_refused_before_it_is_read() -> None:
     for blob, collateral in (
         (bytes(16_385), {}),
         (BLOB, {str(number): b"" for number in range(17)}),
-        (BLOB, {"crl": bytes(256 * 1024)}),
+        (BLOB, {"crl": bytes(512 * 1024)}),
     ):
         with pytest.raises(EvidenceMalformed, match="check 3"):
             verify(Evidence(0, blob), POLICY, collateral, NOW)
@@ -227,17 +227,39 @@ def test_a_policy_is_one_text(policy: Policy) -> None:
 
 
 def test_a_policy_is_read_by_people() -> None:
-    assert PRODUCTION.encode().decode() == (
+    policy = replace(
+        DEV,
+        advisories=("INTEL-SA-00289",),
+        floors=(Floor("genoa", bl=9, snp=21, ucode=84),),
+        blocked=(b"\1\2",),
+    )
+
+    assert policy.encode().decode() == (
         "{\n"
-        '  "debug": false,\n'
-        '  "evaluationNumberMin": 17,\n'
-        '  "name": "production",\n'
-        '  "platforms": [\n    "sgx",\n    "tdx",\n    "sev-snp",\n    "nitro"\n  ],\n'
+        '  "advisories": [\n    "INTEL-SA-00289"\n  ],\n'
+        '  "ageMsMax": 300000,\n'
+        '  "aliasCheck": true,\n'
+        '  "blocked": [\n    "0102"\n  ],\n'
+        '  "configId": false,\n'
+        '  "debug": true,\n'
+        '  "evaluationNumberMin": 0,\n'
+        '  "floors": {\n'
+        '    "genoa": {\n'
+        '      "bl": 9,\n      "fmc": 0,\n      "snp": 21,\n      "tee": 0,\n      "ucode": 84\n'
+        "    }\n"
+        "  },\n"
+        '  "name": "dev",\n'
+        '  "platforms": [\n    "simulated"\n  ],\n'
+        '  "productsExcluded": [],\n'
+        '  "revocationList": true,\n'
+        '  "rims": [],\n'
         '  "simulatedRoot": null,\n'
-        '  "tcbStatuses": [\n    "up-to-date"\n  ],\n'
-        '  "version": 1\n'
+        '  "tcbStatuses": [\n    "none"\n  ],\n'
+        '  "version": 2,\n'
+        '  "vmplMax": 0\n'
         "}\n"
     )
+    assert Policy.decode(policy.encode()) == policy
 
 
 TEXT = POLICY.encode()
@@ -254,9 +276,9 @@ TEXT = POLICY.encode()
         b" " * (POLICY_BYTES_MAX + 1),
         b"\xff",
         TEXT.rstrip(),
-        TEXT.replace(b'"version": 1', b'"version": 2'),
-        TEXT.replace(b'"version": 1', b'"version": true'),
-        TEXT.replace(b'"version": 1', b'"version": 1.0'),
+        TEXT.replace(b'"version": 2', b'"version": 1'),
+        TEXT.replace(b'"version": 2', b'"version": true'),
+        TEXT.replace(b'"version": 2', b'"version": 2.0'),
         TEXT.replace(b"true", b"1"),
         TEXT.replace(b'"dev"', b"7"),
         TEXT.replace(b'"dev"', b'""'),
@@ -274,6 +296,20 @@ TEXT = POLICY.encode()
         PRODUCTION.encode().replace(b"17", b"-1"),
         PRODUCTION.encode().replace(b"17", b"1.5"),
         PRODUCTION.encode().replace(b"17", b"4294967296"),
+        TEXT.replace(b"300000", b"0"),
+        TEXT.replace(b"300000", b"true"),
+        TEXT.replace(b'"vmplMax": 0', b'"vmplMax": 4'),
+        TEXT.replace(b'"advisories": []', b'"advisories": 7'),
+        TEXT.replace(b'"advisories": []', b'"advisories": [\n    "SA-1"\n  ]'),
+        TEXT.replace(b'"blocked": []', b'"blocked": [\n    ""\n  ]'),
+        TEXT.replace(b'"blocked": []', b'"blocked": [\n    "0Z"\n  ]'),
+        TEXT.replace(b'"blocked": []', b'"blocked": [\n    "02",\n    "01"\n  ]'),
+        TEXT.replace(b'"rims": []', b'"rims": [\n    "01"\n  ]'),
+        TEXT.replace(b'"floors": {}', b'"floors": []'),
+        TEXT.replace(b'"floors": {}', b'"floors": {\n    "genoa": {}\n  }'),
+        PRODUCTION.encode().replace(b'"ucode": 84', b'"ucode": 256'),
+        PRODUCTION.encode().replace(b'"ucode": 84', b'"ucode": true'),
+        PRODUCTION.encode().replace(b'"genoa"', b'"Genoa"'),
     ],
 )
 def test_a_policy_that_is_not_canonical_is_refused(text: bytes) -> None:

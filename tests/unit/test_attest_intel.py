@@ -42,6 +42,7 @@ LENIENT = replace(
     name="lenient",
     tcb_statuses=tuple(each for each in TcbStatus if each is not TcbStatus.REVOKED),
     evaluation_number_min=0,
+    advisories=None,
 )
 GENUINE = {
     "quote": "intel/quotes/tdx-v4-uptodate.bin",

@@ -1,4 +1,6 @@
-"""ECDSA over P-256 with SHA-256, as quotes carry it: r and s, 32 bytes each, big-endian."""
+"""ECDSA as evidence carries it: P-256 with SHA-256 for quotes, r and s of 32 bytes each,
+big-endian; P-384 with SHA-384 for AMD, NVIDIA and Amazon.
+"""
 
 from typing import Final
 
@@ -11,8 +13,14 @@ from phala.errors import Invalid
 
 POINT_BYTES: Final = 33  # SEC 1, section 2.3.3, compressed
 ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # SEC 2, 2.4.2
+ORDER_384: Final = int(  # SEC 2, 2.5.1
+    "FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF"
+    "C7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973",
+    16,
+)
 
 _ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
+_ALGORITHM_384: Final = ec.ECDSA(hashes.SHA384())
 
 
 class SignatureMismatch(Invalid):
@@ -20,7 +28,7 @@ class SignatureMismatch(Invalid):
 
     def __init__(self, key: bytes) -> None:
         super().__init__(
-            f"no signature of the P-256 key {key.hex()}", mend="give the bytes as they were signed"
+            f"no signature of the key {key.hex()}", mend="give the bytes as they were signed"
         )
 
 
@@ -67,3 +75,24 @@ def verify_p256(key: bytes, message: bytes, signature: bytes) -> bytes:
     except InvalidSignature:
         raise SignatureMismatch(key) from None
     return message
+
+
+def verify_p384(point: bytes, message: bytes, r: int, s: int) -> None:
+    """Whether (r, s) is the key's, in either form of s: vendors give both.
+
+    So evidence has two forms, and its identity is the hash of what was signed, never of the whole.
+
+    Args:
+        point: 97 bytes uncompressed.
+        message: what was signed, not its hash.
+
+    Raises:
+        SignatureMismatch: whatever is wrong.
+    """
+    if not (0 < r < ORDER_384 and 0 < s < ORDER_384):
+        raise SignatureMismatch(point)
+    try:
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), point)
+        key.verify(encode_dss_signature(r, s), message, _ALGORITHM_384)
+    except (InvalidSignature, ValueError):
+        raise SignatureMismatch(point) from None

@@ -19,6 +19,10 @@ class EvidenceForged(AttestationError, Invalid):
     """A signature does not verify: the evidence was altered, or nobody genuine made it."""
 
 
+class EvidenceExpired(AttestationError, Refused):
+    """What certifies the evidence, or the evidence itself, is not valid at that time."""
+
+
 class PlatformRefused(AttestationError, Refused):
     """The policy does not accept evidence of this platform."""
 
@@ -33,6 +37,14 @@ class DebugRefused(AttestationError, Refused):
 
 class TcbRefused(AttestationError, Refused):
     """The vendor's judgement of the platform is worse, or older, than the policy accepts."""
+
+
+class RevocationRefused(AttestationError, Refused):
+    """The vendor, or the policy, has revoked what certifies the evidence, or nobody can tell."""
+
+
+class MeasurementRefused(AttestationError, Refused):
+    """What was measured is not what its publisher signed, or what its log tells."""
 
 
 class PolicyMalformed(Invalid):

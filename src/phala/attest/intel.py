@@ -123,7 +123,7 @@ def verify_intel(
     _check_attributes(platform, layout.body, policy)  # 7, first: cheap, and the library's are fewer
     items = _collateral(collateral)  # 5
     _check_signers(items)
-    _check_numbers(items, policy)
+    product = _checked_product(items, policy)
     report = _judged(blob, items, now, root)  # 5, 6
     status = _STATUSES.get(report.status)
     if status is None:
@@ -132,7 +132,7 @@ def verify_intel(
             check=9,
             mend="update the platform's firmware and microcode, then attest again",
         )
-    return _verdict(platform, layout, report, status)
+    return _verdict(platform, layout, report, status, product)
 
 
 def _layout(platform: PlatformCode, blob: bytes) -> _Layout:
@@ -183,6 +183,12 @@ def _check_attributes(platform: PlatformCode, body: bytes, policy: Policy) -> No
             check=8,
             mend="start the enclave without its debug attribute",
         )
+    if policy.config_id and platform is PlatformCode.TDX and not any(body[184:232]):
+        raise EvidenceMalformed(
+            f"MRCONFIGID is zero, the policy {policy.name} asks for a measured configuration",
+            check=7,
+            mend="start the TD with the hash of its configuration",
+        )
     if not good:
         raise EvidenceMalformed(
             f"the {platform.word} attributes 0x{flags:016x} are not a plain enclave's",
@@ -225,15 +231,20 @@ def _check_signers(items: dict[str, str]) -> None:
             )
 
 
-def _check_numbers(items: dict[str, str], policy: Policy) -> None:
-    """5. Neither part is older than the policy's evaluation number."""
+def _checked_product(items: dict[str, str], policy: Policy) -> str:
+    """5. Neither part is older than the policy's evaluation number. The product, as Intel names it:
+    its FMSPC, which the library holds against the platform's certificate.
+    """
+    product: Any = None
     for name in ("tcb_info", "qe_identity"):
         try:
-            number = json.loads(items[name])["tcbEvaluationDataNumber"]
+            parsed = json.loads(items[name])
+            number = parsed["tcbEvaluationDataNumber"]
+            product = parsed["fmspc"] if name == "tcb_info" else product
         except (ValueError, KeyError, TypeError, RecursionError):
             number = None
-        if type(number) is not int:
-            raise _collateral_wrong(f"{name} has no evaluation number")
+        if type(number) is not int or not isinstance(product, str):
+            raise _collateral_wrong(f"{name} has no evaluation number, or no product")
         if number < policy.evaluation_number_min:
             raise TcbRefused(
                 f"{name} has the evaluation number {number}, the policy {policy.name} accepts"
@@ -241,6 +252,7 @@ def _check_numbers(items: dict[str, str], policy: Policy) -> None:
                 check=5,
                 mend="fetch the collateral from Intel again",
             )
+    return str(product).lower()
 
 
 def _judged(blob: bytes, items: dict[str, str], now: Moment, root: bytes | None) -> Any:
@@ -262,7 +274,9 @@ def _judged(blob: bytes, items: dict[str, str], now: Moment, root: bytes | None)
         ) from None
 
 
-def _verdict(platform: PlatformCode, layout: _Layout, report: Any, status: TcbStatus) -> Verdict:
+def _verdict(
+    platform: PlatformCode, layout: _Layout, report: Any, status: TcbStatus, product: str
+) -> Verdict:
     body = layout.body
     if platform is PlatformCode.SGX:
         measurement, report_data = body[64:96], body[320:384]
@@ -299,6 +313,7 @@ def _verdict(platform: PlatformCode, layout: _Layout, report: Any, status: TcbSt
         platform_id=bytes(report.ppid),
         signed_hash=Hash(hashlib.sha256(layout.signed).digest()),
         notes=("physical attacks on memory buses are outside the vendor's claims",),
+        product=product,
     )
 
 

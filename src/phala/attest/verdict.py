@@ -2,10 +2,11 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
-from phala.primitives.types import Hash
+from phala.primitives.types import Hash, Moment
 
 
 class PlatformCode(enum.IntEnum):
@@ -16,6 +17,9 @@ class PlatformCode(enum.IntEnum):
     TDX = 2
     SEV_SNP = 3
     NITRO = 4
+    NVIDIA = 5  # a GPU or a switch: never a worker of its own
+    AZURE_SNP = 6  # a virtual TPM whose key an SEV-SNP report vouches for
+    AZURE_TDX = 7
 
     @property
     def word(self) -> str:
@@ -41,8 +45,10 @@ class TcbStatus(enum.IntEnum):
         return self.name.lower().replace("_", "-")
 
 
+# As the original's registry, for rewards and tiers: 1 is up to date, 5 is as good as nothing.
 CONFIDENCE_BEST: Final = 1
-CONFIDENCE_WORST: Final = 5  # simulated: no hardware protection
+CONFIDENCE_OPERATOR: Final = 3  # the operator of the machine is trusted with its memory
+CONFIDENCE_WORST: Final = 5  # simulated, debuggable, out of date, or a product that is broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +68,6 @@ class Verdict:
     platform_id: bytes  # names the machine
     signed_hash: Hash  # SHA-256 of the signed bytes: identity of the evidence against replay
     notes: tuple[str, ...]
+    product: str = ""  # the processor's line: `genoa`, an FMSPC in hex; "" where there is none
+    svn: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # of its firmware
+    issued: Moment | None = None  # when the evidence says that it was made

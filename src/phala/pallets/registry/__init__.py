@@ -88,7 +88,7 @@ from phala.primitives.types import HASH, BlockNumber, Hash, Moment
 
 WINDOW_BLOCKS: Final = 600  # how old the block may be that evidence binds
 LIST_ITEMS_MAX: Final = 64
-POLICY_BYTES_MAX: Final = 4096  # attest.policy has the same
+POLICY_BYTES_MAX: Final = 16 * 1024  # attest.policy has the same
 ENDPOINTS_MAX: Final = 4
 FIRST_PERIOD: Final = 1
 

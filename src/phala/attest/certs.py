@@ -1,0 +1,300 @@
+"""Certificates of vendors: read by our own reader, and signed in the two ways that vendors use."""
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from phala.attest import der
+from phala.attest.ecdsa import SignatureMismatch, verify_p384
+from phala.attest.errors import (
+    AnchorRefused,
+    EvidenceExpired,
+    EvidenceForged,
+    EvidenceMalformed,
+)
+from phala.primitives.types import Moment
+
+CERTIFICATE_BYTES_MAX: Final = 8 * 1024
+CHAIN_CERTIFICATES_MAX: Final = 8  # AMD has 3, NVIDIA 5, AWS 5
+EXTENSIONS_MAX: Final = 32
+REVOKED_MAX: Final = 4096
+
+# SubjectPublicKeyInfo of an uncompressed P-384 point, all but the point: RFC 5480.
+_P384_PREFIX: Final = bytes.fromhex("3076301006072a8648ce3d020106052b81040022036200")
+_ECDSA_SHA384: Final = bytes.fromhex("300a06082a8648ce3d040303")  # RFC 5758
+# RSASSA-PSS with SHA-384, MGF1 with SHA-384, salt of 48: RFC 4055. AMD's older certificates spell
+# the default trailer field out.
+_PSS_SHA384: Final = (
+    bytes.fromhex(
+        "304106092a864886f70d01010a3034a00f300d06096086480165030402020500"
+        "a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130"
+    ),
+    bytes.fromhex(
+        "304606092a864886f70d01010a3039a00f300d06096086480165030402020500"
+        "a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130a303020101"
+    ),
+)
+_PADDING: Final = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
+_COMMON_NAME: Final = "2.5.4.3"
+_BASIC_CONSTRAINTS: Final = "2.5.29.19"
+_PEM: Final = re.compile(
+    rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\r\n]*)-----END CERTIFICATE-----\s*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """X.509, version 3, RFC 5280. Names are compared as they are encoded."""
+
+    der: bytes
+    tbs: bytes
+    algorithm: bytes
+    signature: bytes
+    serial: int
+    issuer: bytes
+    subject: bytes
+    not_before: Moment
+    not_after: Moment
+    spki: bytes
+    extensions: Mapping[str, bytes]
+
+    @property
+    def common_name(self) -> str:
+        """Of the subject, or "" where it has none, or two."""
+        found = []
+        for names in der.parts(der.read(self.subject).body):
+            for pair in der.parts(der.tagged(names, der.SET).body):
+                kind, *value = der.sequence(pair)
+                if der.oid(kind) == _COMMON_NAME and len(value) == 1:
+                    found.append(value[0].body.decode("ascii", "replace"))
+        return found[0] if len(found) == 1 else ""
+
+    @property
+    def is_ca(self) -> bool:
+        """Whether it may sign others."""
+        body = self.extensions.get(_BASIC_CONSTRAINTS)
+        if body is None:
+            return False
+        fields = der.sequence(der.read(body))
+        return bool(fields) and fields[0].tag == der.BOOLEAN and der.boolean(fields[0])
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationList:
+    """A CRL, RFC 5280 section 5."""
+
+    tbs: bytes
+    algorithm: bytes
+    signature: bytes
+    issuer: bytes
+    issued: Moment
+    expires: Moment
+    serials: tuple[int, ...]
+
+
+Signed: TypeAlias = Certificate | RevocationList
+Scheme: TypeAlias = Callable[[Signed, Certificate, str], None]
+
+
+def decode_certificate(data: bytes) -> Certificate:
+    """The certificate that `data` is, to its last byte."""
+    if len(data) > CERTIFICATE_BYTES_MAX:
+        raise _malformed(f"a certificate of {len(data)} bytes, {CERTIFICATE_BYTES_MAX} are allowed")
+    tbs, algorithm, signature = _signed(data)
+    fields = der.sequence(tbs)
+    if len(fields) < 7 or fields[0].whole != bytes.fromhex("a003020102"):
+        raise _malformed("a certificate of another version than 3")
+    _, serial, inner, issuer, validity, subject, spki, *rest = fields
+    if inner.whole != algorithm.whole:
+        raise _malformed("a certificate that names two signature algorithms")
+    times = der.sequence(validity)
+    if len(times) != 2:
+        raise _malformed("a certificate without a begin and an end")
+    return Certificate(
+        der=data,
+        tbs=tbs.whole,
+        algorithm=algorithm.whole,
+        signature=der.bits(signature),
+        serial=der.integer(serial),
+        issuer=der.tagged(issuer, der.SEQUENCE).whole,
+        subject=der.tagged(subject, der.SEQUENCE).whole,
+        not_before=der.moment(times[0]),
+        not_after=der.moment(times[1]),
+        spki=der.tagged(spki, der.SEQUENCE).whole,
+        extensions=_extensions(rest),
+    )
+
+
+def decode_pem(data: bytes) -> tuple[Certificate, ...]:
+    """The certificates of a PEM text, in its order; nothing else may stand in it."""
+    if len(data) > 2 * CHAIN_CERTIFICATES_MAX * CERTIFICATE_BYTES_MAX:
+        raise _malformed(f"a chain of {len(data)} bytes")
+    found: list[Certificate] = []
+    at = len(data) - len(data.lstrip())
+    while at < len(data.rstrip(b" \t\r\n\0")):
+        match = _PEM.match(data, at)
+        if match is None or len(found) == CHAIN_CERTIFICATES_MAX:
+            raise _malformed(
+                f"a chain with other things than 1 to {CHAIN_CERTIFICATES_MAX} certificates in PEM"
+            )
+        try:
+            body = base64.b64decode(re.sub(rb"\s", b"", match[1]), validate=True)
+        except binascii.Error:
+            raise _malformed("a certificate whose PEM is not base64") from None
+        found.append(decode_certificate(body))
+        at = match.end()
+    if not found:
+        raise _malformed("a chain of no certificates")
+    return tuple(found)
+
+
+def decode_revocation_list(data: bytes) -> RevocationList:
+    """The CRL that `data` is, to its last byte."""
+    tbs, algorithm, signature = _signed(data)
+    fields = der.sequence(tbs)
+    if len(fields) < 5 or (fields[0].tag, fields[0].body) != (der.INTEGER, b"\1"):
+        raise _malformed("a revocation list of another version than 2")
+    _, inner, issuer, issued, expires, *rest = fields
+    if inner.whole != algorithm.whole:
+        raise _malformed("a revocation list that names two signature algorithms")
+    serials = []
+    if rest and rest[0].tag == der.SEQUENCE:
+        for entry in der.parts(rest[0].body):
+            serials.append(der.integer(der.sequence(entry)[0] if entry.body else entry))
+            if len(serials) > REVOKED_MAX:
+                raise _malformed(f"a revocation list of more than {REVOKED_MAX} entries")
+    return RevocationList(
+        tbs=tbs.whole,
+        algorithm=algorithm.whole,
+        signature=der.bits(signature),
+        issuer=der.tagged(issuer, der.SEQUENCE).whole,
+        issued=der.moment(issued),
+        expires=der.moment(expires),
+        serials=tuple(serials),
+    )
+
+
+def spki_hash(certificate: Certificate) -> str:
+    """SHA-256 of the whole public key, as roots are pinned."""
+    return hashlib.sha256(certificate.spki).hexdigest()
+
+
+def p384_point(certificate: Certificate) -> bytes:
+    """The certificate's key, 97 bytes uncompressed."""
+    size = len(_P384_PREFIX)
+    if certificate.spki[:size] != _P384_PREFIX or len(certificate.spki) != size + 97:
+        raise _malformed("a certificate whose key is not of P-384")
+    return certificate.spki[size:]
+
+
+def check_pss(signed: Signed, issuer: Certificate, what: str) -> None:
+    """5. RSA-4096, PSS with SHA-384 and a salt of 48 bytes: AMD's."""
+    if signed.algorithm not in _PSS_SHA384:
+        raise _forged(f"{what} is not signed by RSASSA-PSS with SHA-384")
+    try:
+        key = load_der_public_key(issuer.spki)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, rsa.RSAPublicKey) or key.key_size != 4096:
+        raise _forged(f"the issuer of {what} has no RSA-4096 key")
+    try:
+        key.verify(signed.signature, signed.tbs, _PADDING, hashes.SHA384())
+    except InvalidSignature:
+        raise _forged(f"{what} is not signed by its issuer") from None
+
+
+def check_p384(signed: Signed, issuer: Certificate, what: str) -> None:
+    """5. ECDSA over P-384 with SHA-384: NVIDIA's and Amazon's."""
+    if signed.algorithm != _ECDSA_SHA384:
+        raise _forged(f"{what} is not signed by ECDSA with SHA-384")
+    fields = der.sequence(der.read(signed.signature))
+    if len(fields) != 2:
+        raise _malformed(f"the signature of {what}")
+    r, s = (der.integer(each) for each in fields)
+    try:
+        verify_p384(p384_point(issuer), signed.tbs, r, s)
+    except SignatureMismatch:
+        raise _forged(f"{what} is not signed by its issuer") from None
+
+
+def verify_chain(
+    chain: Sequence[Certificate], scheme: Scheme, now: Moment, *, anchor: str, vendor: str
+) -> Certificate:
+    """The first of a chain, whose last is the pinned root.
+
+    5. Each is signed by the next, whose name it gives as its issuer's, and which may sign; all are
+       valid at `now`; the last is `anchor`: SHA-256 of the root's public key, in hex. The root
+       signs itself: else what stands beside its key would be anyone's.
+    """
+    if not 2 <= len(chain) <= CHAIN_CERTIFICATES_MAX:
+        raise _malformed(f"a chain of {len(chain)} certificates")
+    if spki_hash(chain[-1]) != anchor:
+        raise AnchorRefused(
+            f"the chain ends in the key {spki_hash(chain[-1])}, {vendor}'s root is {anchor}",
+            check=5,
+            mend=f"fetch the chain from {vendor} again",
+        )
+    for index, each in enumerate(chain):
+        issuer = chain[min(index + 1, len(chain) - 1)]
+        what = f"certificate {index} of {vendor}'s chain"
+        if each.issuer != issuer.subject:
+            raise _forged(f"{what} was issued by another than the next certificate")
+        if not issuer.is_ca:
+            raise _forged(f"the issuer of {what} may not sign certificates")
+        check_time(each, now, what)
+        scheme(each, issuer, what)
+    return chain[0]
+
+
+def check_time(certificate: Certificate, now: Moment, what: str) -> None:
+    """5. `now` is in the certificate's time."""
+    if not certificate.not_before <= now <= certificate.not_after:
+        raise EvidenceExpired(
+            f"{what} is valid from {certificate.not_before} to {certificate.not_after} ms,"
+            f" not at {now}",
+            check=5,
+            mend="fetch a certificate that is valid, and attest again",
+        )
+
+
+def _signed(data: bytes) -> tuple[der.Value, der.Value, der.Value]:
+    fields = der.sequence(der.read(data))
+    if len(fields) != 3:
+        raise _malformed(f"{len(fields)} parts where signed ones have 3")
+    return fields[0], fields[1], fields[2]
+
+
+def _extensions(rest: Sequence[der.Value]) -> Mapping[str, bytes]:
+    tail = [each for each in rest if each.tag == 0xA3]
+    if len(tail) > 1:
+        raise _malformed("a certificate with two lists of extensions")
+    found: dict[str, bytes] = {}
+    for entry in der.sequence(der.read(tail[0].body)) if tail else ():
+        fields = der.sequence(entry)
+        if len(fields) not in (2, 3):
+            raise _malformed("an extension of a certificate")
+        name, value = der.oid(fields[0]), der.tagged(fields[-1], der.OCTET_STRING).body
+        if name in found or len(found) == EXTENSIONS_MAX:
+            raise _malformed(f"a certificate with two extensions {name}, or too many")
+        found[name] = value
+    return MappingProxyType(found)
+
+
+def _malformed(what: str) -> EvidenceMalformed:
+    return EvidenceMalformed(
+        f"not a vendor's: {what}", check=4, mend="give the bytes as the vendor published them"
+    )
+
+
+def _forged(what: str) -> EvidenceForged:
+    return EvidenceForged(what, check=5, mend="fetch the chain from the vendor again")

@@ -1,0 +1,181 @@
+"""Reads XML, and writes the one canonical form in which manifests are signed.
+
+Canonical XML 1.1 without comments (W3C, https://www.w3.org/TR/xml-c14n11/), of a whole document or
+of one element in it, for documents in UTF-8 without document type, processing instructions and
+`xml:` attributes: manifests have none. What was hashed is read again, never what was given: so a
+mistake here may refuse a manifest, and cannot make another of it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from xml.parsers import expat
+
+from phala.attest.errors import EvidenceMalformed
+
+XML_BYTES_MAX: Final = 128 * 1024  # NVIDIA's have 20 to 26 KB
+DEPTH_MAX: Final = 16
+ELEMENTS_MAX: Final = 4096
+_TEXT: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#xD;"}
+_QUOTED: Final = {
+    "&": "&amp;",
+    "<": "&lt;",
+    '"': "&quot;",
+    "\t": "&#x9;",
+    "\n": "&#xA;",
+    "\r": "&#xD;",
+}
+_IN_TEXT: Final = re.compile("[&<>\r]")
+_IN_QUOTES: Final = re.compile('[&<"\t\n\r]')
+
+
+@dataclass(slots=True)
+class Element:
+    """Names are of a namespace and a local part: `{uri}local`, or `local` in none."""
+
+    name: str
+    written: str  # with the document's prefix
+    # By namespace and local part, which is the canonical order: the name with prefix, the value.
+    attributes: dict[tuple[str, str], tuple[str, str]]
+    scope: Mapping[str, str]  # prefixes that are declared here or outside
+    children: "list[Element | str]" = field(default_factory=list)
+
+    def elements(self) -> "Iterator[Element]":
+        """This one and all in it."""
+        yield self
+        for child in self.children:
+            if isinstance(child, Element):
+                yield from child.elements()
+
+    def get(self, local: str, *, uri: str = "") -> str:
+        """The attribute, or "" where there is none."""
+        return self.attributes.get((uri, local), ("", ""))[1]
+
+    @property
+    def text(self) -> str:
+        """What stands directly in it."""
+        return "".join(child for child in self.children if isinstance(child, str))
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self.open: list[Element] = []
+        self.root: Element | None = None
+        self.count = 0
+
+    def start(self, written: str, given: list[str]) -> None:
+        self.count += 1
+        if len(self.open) == DEPTH_MAX or self.count > ELEMENTS_MAX:
+            raise malformed(f"more than {ELEMENTS_MAX} elements, or {DEPTH_MAX} deep")
+        outside: Mapping[str, str] = self.open[-1].scope if self.open else {"": ""}
+        declared: dict[str, str] = {}
+        rest: list[tuple[str, str]] = []
+        for name, value in zip(given[::2], given[1::2], strict=True):
+            if name == "xmlns":
+                declared[""] = value
+            elif name[:6] == "xmlns:":
+                if name == "xmlns:xml" or not value:
+                    raise malformed(f"the declaration of {name}")
+                declared[name[6:]] = value
+            else:
+                rest.append((name, value))
+        scope = {**outside, **declared} if declared else outside
+        attributes: dict[tuple[str, str], tuple[str, str]] = {}
+        for name, value in rest:
+            key = _resolved(name, scope) if ":" in name else ("", name)
+            if key in attributes:
+                raise malformed(f"the attribute {name} twice")
+            attributes[key] = (name, value)
+        element = Element(_name(*_resolved(written, scope)), written, attributes, scope)
+        if self.open:
+            self.open[-1].children.append(element)
+        else:
+            self.root = element
+        self.open.append(element)
+
+    def end(self, _written: str) -> None:
+        self.open.pop()
+
+    def data(self, text: str) -> None:
+        if self.open:
+            self.open[-1].children.append(text)
+
+
+def decode(data: bytes) -> Element:
+    """The root of the document that `data` is."""
+    if len(data) > XML_BYTES_MAX:
+        raise malformed(f"{len(data)} bytes, at most {XML_BYTES_MAX} are allowed")
+    builder = _Builder()
+    parser = expat.ParserCreate("UTF-8")
+    parser.ordered_attributes = True
+    parser.buffer_text = True
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.StartDoctypeDeclHandler = _refuse
+    parser.ProcessingInstructionHandler = _refuse
+    try:
+        parser.Parse(data, True)  # noqa: FBT003
+    except (expat.ExpatError, ValueError) as error:
+        raise malformed(str(error)) from None
+    if builder.root is None:
+        raise malformed("no element")
+    return builder.root
+
+
+def canonical(element: Element, *, without: Element | None = None) -> bytes:
+    """The element's canonical bytes, with the namespaces of what it stands in; one element in it
+    may be left out.
+    """
+    out: list[str] = []
+    _write(element, {"": ""}, without, out)
+    return "".join(out).encode()
+
+
+def _write(
+    element: Element, rendered: Mapping[str, str], without: Element | None, out: list[str]
+) -> None:
+    out.append(f"<{element.written}")
+    if element.scope is not rendered:
+        for prefix in sorted(element.scope):
+            uri = element.scope[prefix]
+            if rendered.get(prefix) != uri:
+                name = f"xmlns:{prefix}" if prefix else "xmlns"
+                out.append(f' {name}="{_quoted(uri)}"')
+    for key in sorted(element.attributes):
+        name, value = element.attributes[key]
+        out.append(f' {name}="{_quoted(value)}"')
+    out.append(">")
+    for child in element.children:
+        if isinstance(child, str):
+            out.append(_IN_TEXT.sub(lambda match: _TEXT[match[0]], child))
+        elif child is not without:
+            _write(child, element.scope, without, out)
+    out.append(f"</{element.written}>")
+
+
+def _quoted(value: str) -> str:
+    return _IN_QUOTES.sub(lambda match: _QUOTED[match[0]], value)
+
+
+def _resolved(name: str, scope: Mapping[str, str]) -> tuple[str, str]:
+    prefix, _, local = name.rpartition(":")
+    if ":" in prefix or prefix not in scope or not local:
+        raise malformed(f"the name {name}")
+    return scope[prefix], local
+
+
+def _name(uri: str, local: str) -> str:
+    return f"{{{uri}}}{local}" if uri else local
+
+
+def _refuse(*_what: object) -> None:
+    raise malformed("a document type, or a processing instruction")
+
+
+def malformed(what: str) -> EvidenceMalformed:
+    """The error that the bytes are no such document."""
+    return EvidenceMalformed(
+        f"no manifest in XML: {what}", check=4, mend="give the manifest as its vendor published it"
+    )
