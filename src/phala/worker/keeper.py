@@ -88,7 +88,8 @@ class Link:
             length = len(request) + ID_BYTES
             self._writer.write(length.to_bytes(LENGTH_BYTES, "little") + name + request)
             await self._writer.drain()
-            return await asyncio.wait_for(answer, ANSWER_SECONDS)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await answer
         except (ConnectionError, TimeoutError, RuntimeError):  # the last of a closed transport
             raise EnclaveAway("the enclave's process does not answer") from None
         finally:
@@ -171,11 +172,12 @@ class Keeper:
         Raises:
             EnclaveAway: it is not there, or ended before it answered.
         """
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                await self._up.wait()
-        except TimeoutError:
-            raise EnclaveAway("the enclave is starting") from None
+        if self._link is None:
+            try:
+                async with asyncio.timeout(WAIT_SECONDS):
+                    await self._up.wait()
+            except TimeoutError:
+                raise EnclaveAway("the enclave is starting") from None
         link = self._link
         if link is None:
             raise EnclaveAway("the enclave is starting")
