@@ -1,8 +1,10 @@
 """Puts an enclave together: its platform, identity, kept steps and engine."""
 
 import contextlib
+import fcntl
 import os
 import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,7 +13,7 @@ from phala.crypto.hashes import blake2_256
 from phala.enclave import light
 from phala.enclave.door import About, Enclave
 from phala.enclave.identity import IDENTITY_LABEL, Identity
-from phala.errors import Invalid, Refused
+from phala.errors import Invalid, Refused, Unavailable
 from phala.messages.registration import PLATFORM_SIMULATED
 from phala.primitives.types import Hash
 from phala.sealed.checkpoint import Checkpoint, write_whole
@@ -26,6 +28,9 @@ from phala.wasm.pool import EnginePool
 from phala.wasm.runtime_module import load_runtime
 
 SOFTWARE: Final = 0 << 16 | 1 << 8 | 0  # of `pyproject.toml`
+LOCK_FILE: Final = "lock"
+LOCK_SECONDS: Final = 10
+LOCK_POLL_SECONDS: Final = 0.02
 IDENTITY_FILE: Final = "identity.sealed"
 IDENTITY_BYTES_MAX: Final = 64 * 1024
 
@@ -38,6 +43,15 @@ class OtherCode(Refused):
             f"{path} does not open: it was sealed by another release of this code, or on another "
             "machine, or was altered",
             mend="run the release that made it, or start with an empty folder as a new worker",
+        )
+
+
+class FolderHeld(Unavailable):
+    """Another enclave's process holds the folder: two would write over each other's steps."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"another enclave holds {folder}", mend="end it, or name another folder for this one"
         )
 
 
@@ -70,6 +84,7 @@ def boot(config: Config) -> Booted:
     platform = SimulatedPlatform(measurement=simulated_measurement(runtime_id), key=key)
     entropy = SystemEntropy()
     config.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    hold(config.folder)
     identity = load_identity(config.folder, platform, genesis, entropy)
     checkpoint = Checkpoint(config.folder, identity.checkpoint_key, genesis, entropy)
     store = checkpoint.load()
@@ -93,6 +108,28 @@ def boot(config: Config) -> Booted:
     return Booted(enclave, checkpoint, engines, pool)
 
 
+def hold(folder: Path) -> None:
+    """Hold the folder until this process ends, however it ends.
+
+    After a kill of the worker the enclave before may still be on its way out: it is waited for.
+
+    Raises:
+        FolderHeld: it does not go.
+    """
+    handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(handle)
+                raise FolderHeld(folder) from None
+            time.sleep(LOCK_POLL_SECONDS)
+        else:
+            return
+
+
 def load_identity(
     folder: Path, platform: Platform, genesis: Hash, entropy: SystemEntropy
 ) -> Identity:
@@ -108,8 +145,9 @@ def load_identity(
             raise OtherCode(path) from None
         return Identity.restore(plaintext, genesis)
     for old in folder.iterdir():
-        with contextlib.suppress(IsADirectoryError):
-            old.unlink()
+        if old.name != LOCK_FILE:
+            with contextlib.suppress(IsADirectoryError):
+                old.unlink()
     identity, plaintext = Identity.generate(genesis, entropy)
     if platform.seals:
         write_whole(path, iter([platform.seal(plaintext, label=IDENTITY_LABEL)]))
