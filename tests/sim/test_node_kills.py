@@ -1,7 +1,9 @@
 """A node that is killed at random instants, under a load of transfers."""
 
 import json
+import os
 import random
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -10,18 +12,22 @@ from typing import Any
 import pytest
 from tests.clients import chain
 
-from phala.codec import encode_compact
+from phala.codec import U128, Compact, encode_compact
+from phala.crypto.hashes import blake2_128
 from phala.finality import Authority, AuthoritySet, SetId, decode_justification, verify_own
 from phala.node.spec import Genesis, load_spec, make_genesis
+from phala.primitives.extrinsic import decode_extrinsic
 from phala.primitives.header import HEADER, Header
+from phala.primitives.keys import storage_prefix
 from phala.primitives.types import PHA, Hash
-from phala.runtime import Changes, Runtime
+from phala.runtime import DEV_BALANCE, Changes, Runtime
 from phala.sdk.extrinsic import Terms, sign_extrinsic
 from phala.sdk.keyring import dev_pair
 from phala.sdk.rpc import bytes_of
 from phala.trie import DictBase, Layout, State, Trie
 
-KILLS = 8
+KILLS = int(os.environ.get("PHALA_NODE_KILLS", "25"))
+SEED = int(os.environ.get("PHALA_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
 # With a short window, so that blocks are folded into the flat table while it is killed.
 PROGRAM = """
 import phala.node.chain as chain
@@ -32,6 +38,7 @@ main()
 NAMES = ("Alice", "Bob", "Charlie", "Dave", "Eve", "Ferdie")
 PAIRS = [dev_pair(name) for name in NAMES]
 TRANSFER_KEEP_ALIVE = b"\5\3"
+COMPACT = Compact(U128)
 EXTENSIONS = (
     "CheckNonZeroSender", "CheckSpecVersion", "CheckTxVersion", "CheckGenesis", "CheckMortality",
     "CheckNonce", "CheckWeight", "ChargeTransactionPayment",
@@ -108,11 +115,13 @@ def test_kills_lose_nothing_that_was_shown_and_never_finalize_two_blocks_of_one_
         "transaction_version": version.transaction_version,
     }
     witness = Witness()
+    chance = random.Random(SEED)
+    sys.stdout.write(f"PHALA_SEED={SEED}\n")
     for _ in range(KILLS):
         node = chain.start(tmp_path, spec, program=("-c", PROGRAM))
         try:
             witness.ensure_kept(node.http)
-            live(node.http, witness, terms, random.uniform(0.1, 1.6))
+            live(node.http, witness, terms, chance.uniform(0.05, 0.6))
         finally:
             node.process.kill()
             node.process.wait(10)
@@ -137,6 +146,8 @@ def check_history(url: str, genesis: Genesis, witness: Witness) -> None:
     )
     head = int(ask(url, "chain_getHeader")["number"], 16)
     transfers = final = 0
+    fees: dict[int, int] = {}  # by an extrinsic's length
+    ledger = {pair.public: (0, int(DEV_BALANCE)) for pair in PAIRS}
     for number in range(1, head + 1):
         block_hash = ask(url, "chain_getBlockHash", number)
         found = ask(url, "chain_getBlock", block_hash)
@@ -158,12 +169,42 @@ def check_history(url: str, genesis: Genesis, witness: Witness) -> None:
         (trie,) = made
         parent = header
         transfers += len(body) - 1
+        count(url, body[1:], ledger, fees)
         if found["justifications"]:
             ((_, data),) = found["justifications"]
             verify_own(decode_justification(bytes(data)), header, authorities)
             final = number
     assert 0 < transfers <= witness.sent
+    for who, (nonce, free) in ledger.items():
+        info = bytes_of(ask(url, "state_getStorage", "0x" + account_key(who).hex()))
+        assert int.from_bytes(info[:4], "little") == nonce
+        assert int.from_bytes(info[16:32], "little") == free
     assert final >= max(witness.final)
+
+
+def count(
+    url: str, body: list[bytes], ledger: dict[bytes, tuple[int, int]], fees: dict[int, int]
+) -> None:
+    """Each transfer once: its signer's next nonce, its amount and fee, by its bytes alone."""
+    for data in body:
+        extrinsic = decode_extrinsic(data)
+        by, call = extrinsic.signature, extrinsic.call
+        assert by is not None
+        assert call[:3] == TRANSFER_KEEP_ALIVE + b"\0"
+        amount = COMPACT.decode(call[35:])
+        if len(data) not in fees:
+            answer = ask(url, "payment_queryInfo", "0x" + data.hex())
+            fees[len(data)] = int(answer["partialFee"])
+        fee = fees[len(data)]
+        nonce, free = ledger[by.signer.data]
+        assert by.nonce == nonce
+        ledger[by.signer.data] = nonce + 1, free - amount - fee
+        other = ledger[call[3:35]]
+        ledger[call[3:35]] = other[0], other[1] + amount
+
+
+def account_key(who: bytes) -> bytes:
+    return storage_prefix("System", "Account") + blake2_128(who) + who
 
 
 def read_header(document: Any) -> Header:
