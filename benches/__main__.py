@@ -3,10 +3,12 @@
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from benches import engine, query, transfers
-from benches.report import Figure, line_of, machine, table
+from benches.report import Figure, line_of, machine, placed, table
 
+README = Path(__file__).parents[1] / "README.md"
 BENCHES: dict[str, Callable[..., Iterator[Figure]]] = {
     "engine": engine.run,
     "query": query.run,
@@ -19,6 +21,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(BENCHES)}")
     parser.add_argument("--quick", action="store_true", help="fewer calls: to see that it runs")
     parser.add_argument("--markdown", action="store_true", help="print the table alone")
+    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
     given = parser.parse_args()
     unknown = [name for name in given.names if name not in BENCHES]
     if unknown:
@@ -34,6 +37,8 @@ def main() -> int:
     if not given.markdown:
         print()
     print(table(figures, on))
+    if given.readme:
+        README.write_text(placed(README.read_text(), table(figures, on)))
     return 0
 
 

@@ -127,6 +127,18 @@ def table(figures: Sequence[Figure], on: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Measured in one run on {where}."])
 
 
+BEGIN, END = "<!-- benches: begin -->", "<!-- benches: end -->"
+
+
+def placed(page: str, found: str) -> str:
+    """A page with the table between its marks."""
+    front, begin, rest = page.partition(BEGIN)
+    _, end, back = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no {BEGIN} with {END} behind it")
+    return f"{front}{BEGIN}\n\n{found}\n\n{END}{back}"
+
+
 def _latency(figure: Figure) -> str:
     found = [
         f"{share} {rounded(figure.more[share + unit])} {unit[1:]}"
