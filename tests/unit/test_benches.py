@@ -55,7 +55,7 @@ def test_transfers_of_a_sender_count_their_nonces_and_recover_to_its_key() -> No
 
     assert first != second
     assert sender.nonce == 2
-    unsigned = [0, GAS_PRICE_WEI, GAS, bytes(20), 5, b"", CHAIN_ID, 0, 0]
+    unsigned: list[int | bytes] = [0, GAS_PRICE_WEI, GAS, bytes(20), 5, b"", CHAIN_ID, 0, 0]
     v, r, s = first[-69:-66], first[-65:-33], first[-32:]
     recovery = int.from_bytes(v[1:], "big") - CHAIN_ID * 2 - 35
     key = PublicKey.from_signature_and_message(
