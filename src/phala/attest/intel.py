@@ -8,7 +8,7 @@ trailing bytes. Which build of it judges is consensus: its version is pinned exa
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -20,8 +20,10 @@ from phala.attest.errors import (
     DebugRefused,
     EvidenceForged,
     EvidenceMalformed,
+    MeasurementRefused,
     TcbRefused,
 )
+from phala.attest.eventlog import check_log, decode_ccel, decode_dstack, identity
 from phala.attest.policy import Policy
 from phala.attest.verdict import PlatformCode, TcbStatus, Verdict
 from phala.primitives.types import Hash, Moment
@@ -39,6 +41,9 @@ COLLATERAL: Final = (  # names as in `QuoteCollateralV3`; a PCK chain of the pro
     "tcb_info_issuer_chain",
     "tcb_info_signature",
 )
+
+EVENT_LOG, BOOT_LOG = "event_log", "ccel"  # of a TD: dstack's in JSON, the firmware's
+LOGS: Final = (BOOT_LOG, EVENT_LOG)
 
 _INTEL: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # QE vendor id
 _HEADER_BYTES: Final = 48
@@ -79,6 +84,7 @@ _MILD_ADVISORIES: Final = (
     "INTEL-SA-00381",
     "INTEL-SA-00389",
 )
+_CONFIG_OF_COMPOSE: Final = b"\1"  # dstack's first form of MRCONFIGID
 _COMMON_NAME: Final = x509.NameOID.COMMON_NAME
 
 
@@ -121,7 +127,10 @@ def verify_intel(
     """
     layout = _layout(platform, blob)  # 4
     _check_attributes(platform, layout.body, policy)  # 7, first: cheap, and the library's are fewer
-    items = _collateral(collateral)  # 5
+    logs = LOGS if platform is PlatformCode.TDX else ()
+    items = _collateral(  # 5
+        {name: item for name, item in collateral.items() if name not in logs}
+    )
     _check_signers(items)
     product = _checked_product(items, policy)
     report = _judged(blob, items, now, root)  # 5, 6
@@ -132,7 +141,11 @@ def verify_intel(
             check=9,
             mend="update the platform's firmware and microcode, then attest again",
         )
-    return _verdict(platform, layout, report, status, product)
+    verdict = _verdict(platform, layout, report, status, product)
+    for name in logs:  # 7
+        if name in collateral:
+            verdict = _with_log(verdict, name, collateral[name])
+    return verdict
 
 
 def _layout(platform: PlatformCode, blob: bytes) -> _Layout:
@@ -314,6 +327,28 @@ def _verdict(
         signed_hash=Hash(hashlib.sha256(layout.signed).digest()),
         notes=("physical attacks on memory buses are outside the vendor's claims",),
         product=product,
+    )
+
+
+def _with_log(verdict: Verdict, name: str, data: bytes) -> Verdict:
+    """7. The log ends in the registers; what dstack's says of identity is measured by that."""
+    events = decode_dstack(data) if name == EVENT_LOG else decode_ccel(data)
+    check_log(events, [verdict.measurements[f"rtmr{index}"] for index in range(4)])
+    told = identity(events) if name == EVENT_LOG else {}
+    config = verdict.measurements["mrconfigid"]
+    compose = told.get("compose-hash")
+    if config[:1] == _CONFIG_OF_COMPOSE and compose is not None and config != (
+        _CONFIG_OF_COMPOSE + compose
+    ).ljust(len(config), b"\0"):
+        raise MeasurementRefused(
+            f"MRCONFIGID is {config.hex()}, the log tells the compose hash {compose.hex()}",
+            check=7,
+            mend="start the TD with the configuration that its application is of",
+        )
+    return replace(
+        verdict,
+        measurements=MappingProxyType({**verdict.measurements, **told}),
+        notes=(*verdict.notes, f"{name}: {len(events)} events end in the registers"),
     )
 
 

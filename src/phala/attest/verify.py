@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
+from phala.attest.azure import verify_azure_snp, verify_azure_tdx
 from phala.attest.errors import (
     DebugRefused,
     EvidenceMalformed,
@@ -37,6 +38,8 @@ VERIFIERS: Final[Mapping[PlatformCode, Verifier]] = MappingProxyType(
         PlatformCode.SEV_SNP: verify_snp,
         PlatformCode.NITRO: verify_nitro,
         PlatformCode.NVIDIA: verify_nvidia,
+        PlatformCode.AZURE_SNP: verify_azure_snp,
+        PlatformCode.AZURE_TDX: verify_azure_tdx,
     }
 )
 
