@@ -30,7 +30,7 @@ from phala.tee.simulated_key import create_simulated_key
 
 SENDERS = 2_000
 EACH = 10
-EACH_QUICK = 1
+EACH_QUICK = 5
 CONNECTIONS = 64
 WAIT_S_MAX = 60
 PHA = 10**12
