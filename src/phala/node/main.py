@@ -5,6 +5,7 @@ import asyncio
 import gc
 import json
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -22,7 +23,7 @@ from phala.node.engines.solo import Solo, ensure_authority
 from phala.node.keys import load_grandpa_key
 from phala.node.rpc import author, blocks, state, system
 from phala.node.rpc.server import REQUEST_BYTES_MAX, Door, Methods
-from phala.node.rpc.sockets import BoundedHttp, BoundedWebSocket
+from phala.node.rpc.sockets import CONNECTIONS_MAX, BoundedHttp, BoundedWebSocket
 from phala.node.service import Node
 from phala.node.spec import load_spec, make_genesis
 from phala.node.store import Store
@@ -33,6 +34,7 @@ PORT: Final = 9944  # Substrate's
 STOP_S_MAX: Final = 2  # for connections to end
 BACKLOG: Final = 512
 KEEP_ALIVE_S: Final = 75
+OWN_FILES_MAX: Final = 64  # beside connections
 GC_THRESHOLDS: Final = (50_000, 20, 50)  # the usual 700 walk what waits in the pool all the time
 
 
@@ -100,6 +102,14 @@ def methods_of(node: Node, identity: system.Identity) -> Methods:
     return methods
 
 
+def allow_files(needed: int) -> None:
+    """Raise this process's own limit of open files, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 class Server(uvicorn.Server):
     """Signals are ours."""
 
@@ -153,6 +163,7 @@ def main() -> None:
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    allow_files(CONNECTIONS_MAX + OWN_FILES_MAX)
     try:
         door = listen(chosen.host, chosen.port)
         opened = open_node(chosen.dir, chosen.spec, archive=chosen.pruning == "archive")
