@@ -140,8 +140,8 @@ class SignedQuery:
 
     request: QueryRequest
     certificate: Annotated[SignedCertificate | None, Option(scale(SignedCertificate))]
-    # By the session key, under `Purpose.QUERY`: the worker's id and SCALE of the request, so whoever
-    # opens a query cannot pass it on to another worker.
+    # By the session key, under `Purpose.QUERY`: the worker's id and SCALE of the request, so that
+    # whoever opens a query cannot pass it on to another worker.
     signature: Annotated[Signature64 | None, Option(scale(Signature64))]
 
 
