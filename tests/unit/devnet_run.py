@@ -19,9 +19,11 @@ say = functools.partial(print, flush=True)
 
 class Door(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        body = b'{"ready": true}'
         self.send_response(200)
+        self.send_header("content-length", str(len(body)))
         self.end_headers()
-        self.wfile.write(b'{"ready": true}')
+        self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -1,14 +1,16 @@
 """What a running network says of itself, asked of each service."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
-
 from phala.devnet.files import NetworkFiles
+from phala.errors import Unavailable
+from phala.sdk.http import HttpClient
 
 ASK_S_MAX: Final = 3.0
+ANSWER_BYTES_MAX: Final = 1024 * 1024
 
 
 def fetch_status(files: NetworkFiles) -> dict[str, Any]:
@@ -25,28 +27,45 @@ def fetch_status(files: NetworkFiles) -> dict[str, Any]:
 
 
 async def _ask(node: str, worker: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    async with httpx.AsyncClient(timeout=ASK_S_MAX, trust_env=False) as client:
-        return await asyncio.gather(
-            _chain(client, node.replace("ws://", "http://", 1)), _enclave(client, worker)
-        )
+    return await asyncio.gather(_chain(node.replace("ws://", "http://", 1)), _enclave(worker))
 
 
-async def _chain(client: httpx.AsyncClient, url: str) -> dict[str, Any] | None:
+async def _chain(url: str) -> dict[str, Any] | None:
+    client = HttpClient(url, timeout_s=ASK_S_MAX)
+
     async def call(method: str, *params: object) -> Any:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        return (await client.post(url, json=request)).json()["result"]
+        body = json.dumps(request).encode()
+        _, answer = await client.send("POST", "/", body, bytes_max=ANSWER_BYTES_MAX)
+        return json.loads(answer)["result"]
 
     try:
         best = await call("chain_getHeader")
         finalized = await call("chain_getHeader", await call("chain_getFinalizedHead"))
         return {"best": int(best["number"], 16), "finalized": int(finalized["number"], 16)}
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+    except (Unavailable, ValueError, KeyError, TypeError):
         return None
+    finally:
+        await client.close()
 
 
-async def _enclave(client: httpx.AsyncClient, url: str) -> dict[str, Any] | None:
+async def _enclave(url: str) -> dict[str, Any] | None:
     try:
-        found = (await client.get(url)).json()
-    except (httpx.HTTPError, ValueError):
+        return await fetch_worker(url)
+    except Unavailable:
         return None
-    return found if isinstance(found, dict) else None
+
+
+async def fetch_worker(url: str) -> dict[str, Any]:
+    """What a worker says of itself: `GET /`. Raises `Unavailable`."""
+    client = HttpClient(url, timeout_s=ASK_S_MAX)
+    try:
+        _, answer = await client.send("GET", "/", bytes_max=ANSWER_BYTES_MAX)
+        found = json.loads(answer)
+    except ValueError:
+        found = None
+    finally:
+        await client.close()
+    if not isinstance(found, dict):
+        raise Unavailable(f"{url} answers no JSON", mend="see whether a worker runs there")
+    return found

@@ -11,18 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-import httpx
-
 from phala.devnet.files import SERVICES, NetworkFiles, save_document
 from phala.devnet.process import Child, ServiceFailed, adopt_orphans, end_orphans
-from phala.errors import Refused
+from phala.devnet.status import fetch_worker
+from phala.errors import Refused, Unavailable
 
 HOST: Final = "127.0.0.1"
 BACKOFF_S: Final = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)  # before each start in a row; then the last
 STEADY_S: Final = 3.0  # a service that served this long was well: its end is no sequel
 USABLE_S_MAX: Final = 60.0
 POLL_S: Final = 0.05
-POLL_TIMEOUT_S: Final = 2.0
 
 
 class PortTaken(Refused):
@@ -168,19 +166,17 @@ class Supervisor:
 
     async def _announce(self) -> None:
         """Tell when a worker answers for the network's first cluster."""
-        async with httpx.AsyncClient(timeout=POLL_TIMEOUT_S, trust_env=False) as client:
-            deadline = time.monotonic() + USABLE_S_MAX
-            while True:
-                with contextlib.suppress(httpx.HTTPError, ValueError):
-                    status = (await client.get(self.worker_url)).json()
-                    if isinstance(status, dict) and status.get("ready"):
-                        break
-                if time.monotonic() > deadline:
-                    raise ServiceFailed(
-                        f"the worker was not registered within {USABLE_S_MAX:.0f} s",
-                        mend=f"read {self._files.log('pherry')} and {self._files.log('worker')}",
-                    )
-                await asyncio.sleep(POLL_S)
+        deadline = time.monotonic() + USABLE_S_MAX
+        while True:
+            with contextlib.suppress(Unavailable):
+                if (await fetch_worker(self.worker_url)).get("ready"):
+                    break
+            if time.monotonic() > deadline:
+                raise ServiceFailed(
+                    f"the worker was not registered within {USABLE_S_MAX:.0f} s",
+                    mend=f"read {self._files.log('pherry')} and {self._files.log('worker')}",
+                )
+            await asyncio.sleep(POLL_S)
         self._tell(Serving(self._document(), time.monotonic() - self._began))
 
     @property
