@@ -80,11 +80,12 @@ def _hcl(blob: bytes, kind: int) -> tuple[bytes, bytes]:
     """4a. The hardware report, and the text that it vouches for."""
     if blob[:4] != _MAGIC or len(blob) < _TEXT_AT:
         raise _malformed("it is no HCL report")
-    _, _, found, hashed, size = (
-        int.from_bytes(blob[at : at + 4], "little") for at in range(_HEADER_AT, _TEXT_AT, 4)
-    )
+    whole, status = _u32(blob, 8), blob[0x10:0x20]
+    inner, _, found, hashed, size = (_u32(blob, at) for at in range(_HEADER_AT, _TEXT_AT, 4))
     if found != kind or hashed != _HASH_SHA256 or size > TEXT_BYTES_MAX:
         raise _malformed(f"a report of the kind {found}, hash {hashed}, {size} bytes of text")
+    if any(status) or whole != _TEXT_AT + size or inner != _TEXT_AT - _HEADER_AT + size:
+        raise _malformed(f"a header of {whole} and {inner} bytes, with the status {status.hex()}")
     text = blob[_TEXT_AT : _TEXT_AT + size]
     if len(text) != size or any(blob[_TEXT_AT + size :]):
         raise _malformed(f"{size} bytes of text, or something after them")
@@ -165,6 +166,10 @@ def _check_signature(key: rsa.RSAPublicKey, message: bytes, signature: bytes) ->
         raise EvidenceForged(
             "the quote is not signed by the TPM's key", check=6, mend=_MEND
         ) from None
+
+
+def _u32(blob: bytes, at: int) -> int:
+    return int.from_bytes(blob[at : at + 4], "little")
 
 
 def _sized(message: bytes, at: int) -> tuple[bytes, int]:

@@ -45,7 +45,7 @@ COLLATERAL: Final = (  # names as in `QuoteCollateralV3`; a PCK chain of the pro
 EVENT_LOG, BOOT_LOG = "event_log", "ccel"  # of a TD: dstack's in JSON, the firmware's
 LOGS: Final = (BOOT_LOG, EVENT_LOG)
 
-_INTEL: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # QE vendor id
+VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # QE vendor id
 _HEADER_BYTES: Final = 48
 _SGX_BODY_BYTES: Final = 384
 _TDX_BODY_BYTES: Final = 584
@@ -152,7 +152,7 @@ def _layout(platform: PlatformCode, blob: bytes) -> _Layout:
     """4. One quote of this platform, and after it nothing but the zeros that some clouds add."""
     version = int.from_bytes(blob[:2], "little")
     tee = int.from_bytes(blob[4:8], "little")
-    if blob[12:28] != _INTEL:
+    if blob[12:28] != VENDOR:
         raise _malformed(f"the vendor id {blob[12:28].hex()}")
     start = _HEADER_BYTES
     match platform, version, tee:
@@ -337,9 +337,11 @@ def _with_log(verdict: Verdict, name: str, data: bytes) -> Verdict:
     told = identity(events) if name == EVENT_LOG else {}
     config = verdict.measurements["mrconfigid"]
     compose = told.get("compose-hash")
-    if config[:1] == _CONFIG_OF_COMPOSE and compose is not None and config != (
-        _CONFIG_OF_COMPOSE + compose
-    ).ljust(len(config), b"\0"):
+    if (
+        config[:1] == _CONFIG_OF_COMPOSE
+        and compose is not None
+        and config != (_CONFIG_OF_COMPOSE + compose).ljust(len(config), b"\0")
+    ):
         raise MeasurementRefused(
             f"MRCONFIGID is {config.hex()}, the log tells the compose hash {compose.hex()}",
             check=7,

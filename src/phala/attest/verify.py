@@ -92,7 +92,7 @@ def verify(
         verdict = verify_nvidia(evidence.blob, policy, collateral, now, rims)
     else:
         verdict = VERIFIERS[platform](evidence.blob, policy, collateral, now)  # 4 to 7
-    _check_verdict(verdict, policy)  # 8 to 11
+    check_verdict(verdict, policy)  # 8 to 11
     return verdict
 
 
@@ -115,7 +115,7 @@ def _platform(evidence: Evidence, policy: Policy) -> PlatformCode:
     return platform
 
 
-def _check_verdict(verdict: Verdict, policy: Policy) -> None:
+def check_verdict(verdict: Verdict, policy: Policy) -> None:
     platform = verdict.platform
     if verdict.debug and not policy.debug:  # 8
         raise DebugRefused(
