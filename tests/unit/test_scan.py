@@ -98,7 +98,7 @@ def test_every_byte_on_loopback_is_recorded(tmp_path: Path) -> None:
         pytest.skip("recording loopback takes root")
     said, tap = os.urandom(300_000), tmp_path / "tap"
     with subprocess.Popen(
-        [sys.executable, capture.__file__, tap], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(capture.__file__), tap], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "listening\n"
