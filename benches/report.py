@@ -123,8 +123,11 @@ def table(figures: Sequence[Figure], on: dict[str, Any]) -> str:
         for row in rows
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    where = f"{on['cores']} cores of {on['cpu']}, Python {on['python']}"
-    return "\n".join([*lines, "", f"Measured in one run on {where}."])
+    where = (
+        f"Measured in one run on {on['cores']} cores of {on['cpu']}, Python {on['python']}; the load "
+        f"average was {on['load_before']} before it began, from other work on the machine."
+    )
+    return "\n".join([*lines, "", where])
 
 
 BEGIN, END = "<!-- benches: begin -->", "<!-- benches: end -->"

@@ -7,7 +7,7 @@ from benches.ethereum import CHAIN_ID, GAS, GAS_PRICE_WEI, Sender, keccak_256, r
 from benches.peers import split
 from benches.report import Figure, cpu_model, line_of, placed, rounded, table, times_of
 
-ON = {"cores": 2, "cpu": "Abacus", "python": "3.11.7"}
+ON = {"cores": 2, "cpu": "Abacus", "python": "3.11.7", "load_before": 0.1}
 QUERIES = Figure(
     "queries", "1/s", 1_234.5, "peer", 2_469.0, better="higher", more={"p50_ms": 1.234}
 )  # fmt: skip
@@ -88,6 +88,7 @@ def test_a_table_says_who_won_and_on_what_machine() -> None:
     assert "2,469 1/s (peer)" in row
     assert "0.5 (higher is better)" in row
     assert "2 cores of Abacus" in where
+    assert "0.1 before it began" in where
 
 
 def test_the_table_of_a_page_is_replaced_and_nothing_else() -> None:
