@@ -84,6 +84,7 @@ _MILD_ADVISORIES: Final = (
     "INTEL-SA-00381",
     "INTEL-SA-00389",
 )
+_WORDS_MAX: Final = 400  # of the library's, for people
 _CONFIG_OF_COMPOSE: Final = b"\1"  # dstack's first form of MRCONFIGID
 _COMMON_NAME: Final = x509.NameOID.COMMON_NAME
 
@@ -281,10 +282,14 @@ def _judged(blob: bytes, items: dict[str, str], now: Moment, root: bytes | None)
         return dcap_qvl.verify_with_root_ca(blob, given, root, seconds)
     except (ValueError, OverflowError) as error:
         raise EvidenceForged(
-            f"the quote or its collateral does not verify at {seconds} s: {error}",
+            f"the quote or its collateral does not verify at {seconds} s: {_one_line(error)}",
             check=6,
             mend="attest again, with collateral that is current",
         ) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:_WORDS_MAX]
 
 
 def _verdict(
