@@ -78,10 +78,15 @@ class CannotLookup(DispatchRefused):
     """The address names no account: give the account's id."""
 
 
+class ConsumerRemaining(DispatchRefused):
+    """Something rests on the account, which must stay: release what is held first."""
+
+
 OTHER: Final = 0
 CANNOT_LOOKUP: Final = 1
 BAD_ORIGIN: Final = 2
 MODULE: Final = 3
+CONSUMER_REMAINING: Final = 4
 TOKEN: Final = 7
 ARITHMETIC: Final = 8
 
@@ -90,6 +95,14 @@ ARITHMETIC: Final = 8
 class DispatchError:
     kind: int  # the variant's number
     detail: bytes = b""  # of `Module`: pallet, error, three zeros; else the inner variant, if any
+
+
+class InnerRefused(DispatchRefused):
+    """A call inside this one was refused: see its error, and leave it out or mend it."""
+
+    def __init__(self, error: DispatchError) -> None:
+        super().__init__()
+        self.error = error
 
 
 MODULE_ERROR_BYTES: Final = 5

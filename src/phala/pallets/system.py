@@ -11,6 +11,7 @@ from phala.frame import (
     DISPATCH_INFO,
     MICROSECOND,
     NO_ACCOUNT,
+    WEIGHT,
     AccountInfo,
     Constant,
     DefaultMap,
@@ -21,8 +22,10 @@ from phala.frame import (
     Hasher,
     Origin,
     Pallet,
+    PalletError,
     StorageOption,
     StorageValue,
+    Weight,
     call,
     ensure_signed,
     event,
@@ -33,6 +36,10 @@ from phala.primitives.types import BLOCK_NUMBER, AccountId, BlockNumber, Hash, s
 BLOCK_HASH_COUNT: Final = 4096  # blocks whose hash is known: the longest era of a transaction
 REMARK_BYTES_MAX: Final = 1024 * 1024
 NO_HASH: Final = Hash(bytes(32))
+
+
+class CallFiltered(PalletError):
+    """The call is not for whoever asks: leave it to a block's author."""
 
 
 @event
@@ -86,6 +93,19 @@ class Digest:
 DIGEST: Final = Described(("sp_runtime", "generic", "digest", "Digest"), scale(Digest))
 
 
+@dataclass(frozen=True, slots=True)
+class ConsumedWeight:
+    normal: Annotated[Weight, WEIGHT]
+    operational: Annotated[Weight, WEIGHT]
+    mandatory: Annotated[Weight, WEIGHT]
+
+
+NOTHING_CONSUMED: Final = ConsumedWeight(Weight(0, 0), Weight(0, 0), Weight(0, 0))
+CONSUMED_WEIGHT: Final = Described(
+    ("frame_support", "dispatch", "PerDispatchClass"), scale(ConsumedWeight), (("T", WEIGHT),)
+)
+
+
 class System(Pallet):
     """Accounts, the block being made, and what happened in it."""
 
@@ -96,6 +116,9 @@ class System(Pallet):
         ACCOUNT_INFO,
         default=NO_ACCOUNT,
         doc="All that is known of an account.",
+    )
+    block_weight = StorageValue(
+        CONSUMED_WEIGHT, default=NOTHING_CONSUMED, doc="How much of the block was taken."
     )
     extrinsic_count = StorageOption(U32, doc="Extrinsics applied; empty between blocks.")
     block_hash = DefaultMap(
@@ -129,6 +152,7 @@ class System(Pallet):
 
     def finalize(self, events: bytes) -> tuple[DigestItem, ...]:
         """End a block. Returns its digest."""
+        self.block_weight.put(ConsumedWeight(*(Weight(each, 0) for each in self.block.ref_time)))
         self.event_records.put(events)
         self.event_count.put(len(self.block.events))
         logs = tuple(self.block.logs)
@@ -187,6 +211,7 @@ class System(Pallet):
         4: KilledAccount,
         5: Remarked,
     }
+    errors: ClassVar = {5: CallFiltered}
     constants: ClassVar = (
         Constant(
             "BlockHashCount", BLOCK_NUMBER, BLOCK_HASH_COUNT, "How many block hashes are kept."

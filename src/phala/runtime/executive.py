@@ -9,7 +9,6 @@ from phala.frame import (
     PHASE_FINALIZATION,
     DispatchClass,
     DispatchError,
-    Errors,
     Events,
     Signed,
     Unsigned,
@@ -41,7 +40,6 @@ from phala.runtime.version import (
 from phala.runtime.world import PALLETS, World
 from phala.trie import State, ordered_root
 
-ERRORS: Final = Errors(PALLETS)
 EVENTS: Final = Events(PALLETS)
 SET_TIME: Final = (3, 0)
 BODY_ITEMS_MAX: Final = 65_536
@@ -65,9 +63,9 @@ class BlockBuilder:
         self._state = state
         self._world = open_world(state, self._parent_hash, self._number, verifier)
         self._world.block.logs.extend(logs)
+        self._world.initialize()
         self._authorities = self._world.grandpa.authorities.get()
         self._body: list[bytes] = []
-        self._ref_time = 0
         self._bytes = 0
 
     @property
@@ -108,7 +106,7 @@ class BlockBuilder:
             error = self._apply_signed(decoded, by, check_signature=check_signature)
         info = decoded.call.info
         block.emit(ExtrinsicSuccess(info) if error is None else ExtrinsicFailed(error, info))
-        self._ref_time += info.weight.ref_time + BASE_REF_TIME
+        block.ref_time[info.dispatch_class] += info.weight.ref_time + BASE_REF_TIME
         self._bytes += decoded.length
         self._body.append(extrinsic)
         return Applied(len(self._body) - 1, error)
@@ -125,7 +123,7 @@ class BlockBuilder:
     def _ensure_room(self, decoded: Decoded) -> None:
         info = decoded.call.info
         normal = info.dispatch_class == DispatchClass.NORMAL
-        ref_time = self._ref_time + info.weight.ref_time + BASE_REF_TIME
+        ref_time = sum(self._world.block.ref_time) + info.weight.ref_time + BASE_REF_TIME
         size = self._bytes + decoded.length
         if (
             ref_time > (NORMAL_REF_TIME_MAX if normal else BLOCK_REF_TIME_MAX)
@@ -161,11 +159,7 @@ class BlockBuilder:
             )
         signer, fee = admitted.signer, admitted.fee
         world.payment.charge(signer, fee)
-        call, error = decoded.call, None
-        try:
-            call.dispatch(world.pallets[call.pallet], Signed(signer))
-        except PhalaError as refusal:
-            error = ERRORS.of(refusal)
+        error = world.dispatch(decoded.call, Signed(signer))
         world.payment.settle(signer, fee, by.tip)
         return error
 
@@ -174,6 +168,7 @@ class BlockBuilder:
         assert self._body, "a block's first extrinsic sets its time"
         world, block = self._world, self._world.block
         block.phase = PHASE_FINALIZATION
+        world.finalize()
         logs = world.system.finalize(self._encoded_events())
         changes = self._state.changes()
         body = tuple(self._body)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, assert_never
 
-from phala.frame import Block, Pallet
+from phala.errors import PhalaError
+from phala.frame import Block, Call, DispatchClass, DispatchError, Errors, Origin, Pallet, Signed
 from phala.messages.payloads.cluster import PartialGiven
 from phala.messages.payloads.enclave import (
     ContractFailed,
@@ -18,12 +19,13 @@ from phala.pallets.grandpa import Grandpa
 from phala.pallets.mq import PhalaMq
 from phala.pallets.phat_contracts import PhalaPhatContracts
 from phala.pallets.registry import PhalaRegistry, Verifier
-from phala.pallets.system import System
+from phala.pallets.system import CallFiltered, System
 from phala.pallets.timestamp import Timestamp
 from phala.pallets.transaction_payment import TransactionPayment
+from phala.pallets.utility import Utility
 
 # The numbers are wire format: never reuse one. Those of 0 to 7 are Phala's own chain's where it has
-# the pallet, those of 84 to 86 too.
+# the pallet, those of 84 to 86 too. Hooks run in this order.
 PALLETS: Final[Mapping[int, type[Pallet]]] = MappingProxyType(
     {
         0: System,
@@ -31,11 +33,13 @@ PALLETS: Final[Mapping[int, type[Pallet]]] = MappingProxyType(
         5: Balances,
         6: TransactionPayment,
         7: Grandpa,
+        8: Utility,
         84: PhalaMq,
         85: PhalaRegistry,
         86: PhalaPhatContracts,
     }
 )
+ERRORS: Final = Errors(PALLETS)
 
 
 class World:
@@ -44,6 +48,7 @@ class World:
     def __init__(self, block: Block, verifier: Verifier) -> None:
         self.block = block
         self.system = System(block)
+        self.utility = Utility(block, dispatcher=self)
         self.timestamp = Timestamp(block)
         self.balances = Balances(block, accounts=self.system)
         self.payment = TransactionPayment(block, currency=self.balances)
@@ -68,12 +73,40 @@ class World:
             5: self.balances,
             6: self.payment,
             7: self.grandpa,
+            8: self.utility,
             84: self.mq,
             85: self.registry,
             86: self.contracts,
         }
 
+    # ---- hooks, in the order of the numbers
+
+    def initialize(self) -> None:
+        """What pallets do before a block's first extrinsic."""
+        for pallet in self.pallets.values():
+            self.block.ref_time[DispatchClass.MANDATORY] += pallet.on_initialize()
+
+    def finalize(self) -> None:
+        """What pallets do after a block's last extrinsic."""
+        for pallet in self.pallets.values():
+            pallet.on_finalize()
+
     # ---- what pallets ask of those made after them
+
+    def dispatch(self, call: Call, origin: Origin) -> DispatchError | None:
+        """Run a call, whole or not at all. Returns why it did nothing.
+
+        What is for a block's author alone is not for others, whoever asks.
+        """
+        try:
+            if call.info.dispatch_class == DispatchClass.MANDATORY:
+                raise CallFiltered
+            if isinstance(origin, Signed) and not origin.allows(call):
+                raise CallFiltered
+            call.dispatch(self.pallets[call.pallet], origin)
+        except PhalaError as refusal:
+            return ERRORS.of(refusal)
+        return None
 
     def is_registered(self, worker: WorkerId) -> bool:
         return self.registry.is_registered(worker)

@@ -1,0 +1,162 @@
+"""Utility: several calls in one extrinsic, and accounts that are derived from another.
+
+Source: `pallet-utility`: calls, events, errors, their numbers, and how an account is derived.
+"""
+
+from typing import Annotated, ClassVar, Final
+
+from phala.codec import U16, U32, Vector
+from phala.crypto.hashes import blake2_256
+from phala.frame import (
+    DISPATCH_ERROR,
+    MICROSECOND,
+    RUNTIME_CALL,
+    Block,
+    Call,
+    Constant,
+    Dispatcher,
+    DispatchError,
+    InnerRefused,
+    Origin,
+    Pallet,
+    PalletError,
+    Root,
+    Signed,
+    call,
+    ensure_signed,
+    event,
+)
+from phala.primitives.types import AccountId
+
+BATCH_MAX: Final = 1024  # calls
+CALLS: Final = Vector(RUNTIME_CALL, items_max=4 * BATCH_MAX)
+EACH_REF_TIME: Final = 2 * MICROSECOND  # of a call in a batch, beside its own
+
+
+class TooManyCalls(PalletError):
+    """The batch holds too many calls: send several batches."""
+
+
+@event
+class BatchInterrupted:
+    """A call of the batch failed; those before it stand, those after it did not run."""
+
+    index: Annotated[int, U32]
+    error: Annotated[DispatchError, DISPATCH_ERROR]
+
+
+@event
+class BatchCompleted:
+    """All calls of the batch went well."""
+
+
+@event
+class BatchCompletedWithErrors:
+    """All calls of the batch ran, and some failed."""
+
+
+@event
+class ItemCompleted:
+    """A call of the batch went well."""
+
+
+@event
+class ItemFailed:
+    """A call of the batch failed."""
+
+    error: Annotated[DispatchError, DISPATCH_ERROR]
+
+
+def weight_of_all(calls: tuple[Call, ...]) -> int:
+    return sum(each.info.weight.ref_time + EACH_REF_TIME for each in calls)
+
+
+def weight_of_inner(_index: int, inner: Call) -> int:
+    return inner.info.weight.ref_time
+
+
+class Utility(Pallet):
+    """Several calls in one extrinsic, and accounts that are derived from another."""
+
+    name = "Utility"
+
+    def __init__(self, block: Block, *, dispatcher: Dispatcher) -> None:
+        super().__init__(block)
+        self.dispatcher = dispatcher
+
+    @call(20 * MICROSECOND, weigh=weight_of_all)
+    def batch(self, origin: Origin, calls: Annotated[tuple[Call, ...], CALLS]) -> None:
+        """Run calls up to the first that fails; what was done stays done."""
+        ensure_caller(origin)
+        ensure_few(calls)
+        for index, each in enumerate(calls):
+            error = self.dispatcher.dispatch(each, origin)
+            if error is not None:
+                self.emit(BatchInterrupted(index, error))
+                return
+            self.emit(ItemCompleted())
+        self.emit(BatchCompleted())
+
+    @call(20 * MICROSECOND, weigh=weight_of_inner)
+    def as_derivative(
+        self, origin: Origin, index: Annotated[int, U16], call: Annotated[Call, RUNTIME_CALL]
+    ) -> None:
+        """Run a call as the account that is derived from the signer's, which has no key."""
+        who = derivative_account(ensure_signed(origin), index)
+        assert isinstance(origin, Signed)
+        error = self.dispatcher.dispatch(call, origin.become(who))
+        if error is not None:
+            raise InnerRefused(error)
+
+    @call(20 * MICROSECOND, weigh=weight_of_all)
+    def batch_all(self, origin: Origin, calls: Annotated[tuple[Call, ...], CALLS]) -> None:
+        """Run all calls, or none of them."""
+        ensure_caller(origin)
+        ensure_few(calls)
+        for each in calls:
+            error = self.dispatcher.dispatch(each, origin)
+            if error is not None:
+                raise InnerRefused(error)
+            self.emit(ItemCompleted())
+        self.emit(BatchCompleted())
+
+    @call(20 * MICROSECOND, weigh=weight_of_all)
+    def force_batch(self, origin: Origin, calls: Annotated[tuple[Call, ...], CALLS]) -> None:
+        """Run all calls, also after one that fails."""
+        ensure_caller(origin)
+        ensure_few(calls)
+        failed = False
+        for each in calls:
+            error = self.dispatcher.dispatch(each, origin)
+            failed = failed or error is not None
+            self.emit(ItemCompleted() if error is None else ItemFailed(error))
+        self.emit(BatchCompletedWithErrors() if failed else BatchCompleted())
+
+    calls: ClassVar = {0: batch, 1: as_derivative, 2: batch_all, 4: force_batch}
+    events: ClassVar = {
+        0: BatchInterrupted,
+        1: BatchCompleted,
+        2: BatchCompletedWithErrors,
+        3: ItemCompleted,
+        4: ItemFailed,
+    }
+    errors: ClassVar = {0: TooManyCalls}
+    constants: ClassVar = (
+        Constant("batched_calls_limit", U32, BATCH_MAX, "The most calls in one batch."),
+    )
+
+
+def ensure_caller(origin: Origin) -> None:
+    """A batch is an account's, or the chain's own."""
+    if not isinstance(origin, Root):
+        ensure_signed(origin)
+
+
+def ensure_few(calls: tuple[Call, ...]) -> None:
+    if len(calls) > BATCH_MAX:
+        raise TooManyCalls
+
+
+def derivative_account(who: AccountId, index: int) -> AccountId:
+    """The account number `index` of those that `who` controls."""
+    return AccountId(blake2_256(b"modlpy/utilisuba" + who + index.to_bytes(2, "little")))
