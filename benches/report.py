@@ -124,8 +124,8 @@ def table(figures: Sequence[Figure], on: dict[str, Any]) -> str:
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     where = (
-        f"Measured in one run on {on['cores']} cores of {on['cpu']}, Python {on['python']}; the load "
-        f"average was {on['load_before']} before it began, from other work on the machine."
+        f"Measured in one run on {on['cores']} cores of {on['cpu']}, Python {on['python']}; the "
+        f"load average was {on['load_before']} before it began, from other work on the machine."
     )
     return "\n".join([*lines, "", where])
 

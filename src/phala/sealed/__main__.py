@@ -14,17 +14,22 @@ from phala.sealed.config import load_config
 from phala.sealed.hardening import harden, take_pipe
 from phala.sealed.log import log
 from phala.sealed.server import Server
+from phala.wasm.job import KEY_BYTES_MAX
 
 BUFFER_BYTES: Final = 1 << 20
+READ_BYTES: Final = 64 << 10  # from 128 KiB on, the allocator maps memory for each read
+# A contract chooses its keys, so how deep its trie is: a node for each half byte, three calls each.
+RECURSION_MAX: Final = 1_000 + 3 * 2 * KEY_BYTES_MAX
 
 
 async def serve(booted: Booted, reading: int, writing: int) -> None:
     """Until the worker closes the pipe, or asks to stop."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=BUFFER_BYTES)
-    await loop.connect_read_pipe(
+    source, _ = await loop.connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading, "rb", 0)
     )
+    source.max_size = READ_BYTES  # type: ignore[attr-defined] # asyncio's own, 256 KiB
     transport, protocol = await loop.connect_write_pipe(
         asyncio.streams.FlowControlMixin, os.fdopen(writing, "wb", 0)
     )
@@ -40,6 +45,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True)
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides when to stop
+    sys.setrecursionlimit(RECURSION_MAX)
     reading, writing = take_pipe()
     try:
         harden()

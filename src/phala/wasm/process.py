@@ -34,7 +34,7 @@ from phala.wasm.runtime_module import RuntimeModule
 
 START_SECONDS: Final = 30
 AT_ONCE_BYTES: Final = 64 << 10  # what the pipe of a child that waits takes without waiting itself
-READ_BYTES: Final = 256 << 10
+READ_BYTES: Final = 64 << 10  # from 128 KiB on, the allocator maps memory for each read
 
 Answered = Callable[[Outcome | Exception], None]
 
