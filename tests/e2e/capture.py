@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -24,6 +25,7 @@ RECEIVE_BUFFER_BYTES = 256 << 20
 PACKET_BYTES_MAX = 1 << 17
 SOL_PACKET, PACKET_STATISTICS = 263, 6  # linux/if_packet.h
 SEQUENCES = 1 << 32
+DRAIN_S_MAX = 10.0  # others may go on talking
 
 UPGRADED = b"Sec-WebSocket-Key:"
 HEAD_END = b"\r\n\r\n"
@@ -37,22 +39,26 @@ def record(path: Path) -> None:
         tap.setsockopt(socket.SOL_SOCKET, 33, RECEIVE_BUFFER_BYTES)  # 33: SO_RCVBUFFORCE
         tap.bind(("lo", 0))
 
+        deadline = float("inf")
+
         def stop(*_: object) -> None:
-            _, dropped = struct.unpack("II", tap.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
-            sys.stdout.write(f"{dropped}\n")
-            sys.stdout.flush()
-            tap.close()
+            nonlocal deadline
+            deadline = time.monotonic() + DRAIN_S_MAX
+            tap.settimeout(0)  # what the kernel still holds is read, then the loop ends
 
         signal.signal(signal.SIGTERM, stop)
         sys.stdout.write("listening\n")
         sys.stdout.flush()
-        while True:
+        while time.monotonic() < deadline:
             try:
                 packet, address = tap.recvfrom(PACKET_BYTES_MAX)
-            except OSError:
-                return  # closed by the signal
+            except BlockingIOError:
+                break
             if address[2] != PACKET_OUTGOING:
                 out.write(tcp(packet))
+        _, dropped = struct.unpack("II", tap.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+        sys.stdout.write(f"{dropped}\n")
+        sys.stdout.flush()
 
 
 def tcp(packet: bytes) -> bytes:
@@ -82,9 +88,19 @@ def streams(path: Path) -> dict[tuple[int, int], bytes]:
         # Numbers go round: a distance from the first one, which may have come late.
         since = (sequence - first.setdefault(way, sequence)) % SEQUENCES
         since -= SEQUENCES if since > SEQUENCES // 2 else 0
-        parts[way][since] = data[offset : offset + size]
+        piece = data[offset : offset + size]
+        parts[way][since] = max(parts[way].get(since, b""), piece, key=len)
         offset += size
-    return {ports: b"".join(by[at] for at in sorted(by)) for ports, by in parts.items()}
+    return {ports: joined(by) for ports, by in parts.items()}
+
+
+def joined(pieces: dict[int, bytes]) -> bytes:
+    """Pieces by their distance from the first one; what was sent again may overlap."""
+    out, end = bytearray(), min(pieces)
+    for at in sorted(pieces):
+        out += pieces[at][max(0, end - at) :]
+        end = max(end, at + len(pieces[at]))
+    return bytes(out)
 
 
 def unmasked(stream: bytes) -> bytes:
