@@ -3,23 +3,51 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from phala.enclave.identity import OtherChain
+from phala.enclave.store import ContractState
 from phala.errors import Invalid
 from phala.primitives.types import Hash
 from phala.sealed import boot
+from phala.sealed.__main__ import RECURSION_MAX
 from phala.sealed.boot import FolderHeld, OtherCode, SystemEntropy, hold, load_identity
 from phala.sealed.config import load_config, load_light
 from phala.sealed.measurement import simulated_measurement
 from phala.tee.platform import Platform
 from phala.tee.simulated import SimulatedPlatform, measure
 from phala.tee.simulated_key import SimulatedKey
+from phala.wasm.job import KEY_BYTES_MAX
 
 KEY = SimulatedKey.generate()
 GENESIS = Hash(bytes([1] * 32))
+
+
+@pytest.fixture
+def as_sealed() -> Iterator[None]:
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(RECURSION_MAX)
+    yield
+    sys.setrecursionlimit(before)
+
+
+@pytest.mark.usefixtures("as_sealed")
+def test_the_deepest_state_that_a_contract_can_make_has_a_root() -> None:
+    front, state = b"\xaa" * (KEY_BYTES_MAX - 1), ContractState()
+    state.apply({front + b"\xaa": b"1", front + b"\xab": b"2"})
+    state.rebuild()
+    changes = {}
+    for size in range(KEY_BYTES_MAX):  # leaving one long edge at each half byte
+        changes[front[:size] + b"\xba"] = b"3"
+        changes[front[:size] + b"\xab"] = b"4"
+
+    trie = state.proposed(changes)
+    state.apply(changes, trie)
+    state.rebuild()
+    assert state.trie.root == trie.root
 
 
 def platform(code: bytes = b"code") -> SimulatedPlatform:

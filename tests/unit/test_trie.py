@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from phala.codec import Compact, UInt
+from phala.enclave.store import ContractState
 from phala.trie import (
     EMPTY_ROOT,
     BadProof,
@@ -269,3 +270,14 @@ def test_a_dictionary_as_base_gives_keys_in_order() -> None:
     keys: Iterator[bytes] = base.keys(b"a")
 
     assert list(keys) == [b"a", b"ab"]
+
+
+def test_a_batch_that_leaves_one_leaf_in_each_of_many_branches_costs_what_it_deletes() -> None:
+    state, left = ContractState(), ContractState()
+    state.apply({at.to_bytes(4, "big"): b"x" for at in range(60_000)})
+    left.apply({at.to_bytes(4, "big"): b"x" for at in range(0, 60_000, 16)})
+    state.rebuild()
+    left.rebuild()
+
+    gone = dict.fromkeys(state.values.keys() - left.values.keys())
+    assert state.proposed(gone).root == left.trie.root

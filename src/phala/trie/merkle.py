@@ -5,6 +5,7 @@ flat table); so a version costs memory for the branches above what changed. Bran
 altered once a version holds them: keep a `Trie` to prove anything at its block later.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
@@ -342,8 +343,12 @@ class _Update:
         found: dict[str, bytes | None] = {
             key.hex(): self.base.get(key) for key in _keys_under(self.base, under)
         }
-        start, end = span or (0, len(self.changes))
-        found |= {path: value for path, value in self.changes[start:end] if path.startswith(under)}
+        changes = self.changes
+        at, end = span or (bisect_left(changes, (under,)), len(changes))
+        while at < end and changes[at][0].startswith(under):
+            path, value = changes[at]
+            found[path] = value
+            at += 1
         return {path: value for path, value in sorted(found.items()) if value is not None}
 
     def at_leaf(self, start: int, end: int, front: str, present: bool) -> Built:  # noqa: FBT001
@@ -367,21 +372,16 @@ class _Update:
         """Some change leaves the edge above `node`: drop deletions of what is not there, and split
         the edge where the first new key leaves it."""
         part = node.part
-        split = len(part)
-        kept: list[tuple[str, bytes | None]] = []
-        for path, value in self.changes[start:end]:
-            if not path.startswith(part, depth):
-                if value is None:
-                    continue
-                same = 0
-                rest = path[depth : depth + len(part)]
-                while same < len(rest) and rest[same] == part[same]:
-                    same += 1
-                split = min(split, same)
-            kept.append((path, value))
+        kept = [
+            each
+            for each in self.changes[start:end]
+            if each[1] is not None or each[0].startswith(part, depth)
+        ]
         if not kept:
             return node, None
         work = _Update(self.layout, kept, self.base)
+        # In order, so the first or the last of them leaves the edge before all others.
+        split = min(_shared(part, path, depth) for path, _ in (kept[0], kept[-1]))
         if split == len(part):
             return work.at_branch(node, 0, len(kept), depth)
         nibble = _VALUES[part[split]]
@@ -390,6 +390,15 @@ class _Update:
         refs[nibble] = below.ref
         top = Branch(part[:split], None, refs, {nibble: below})
         return work.at_branch(top, 0, len(kept), depth)
+
+
+def _shared(part: str, path: str, depth: int) -> int:
+    """How many nibbles of an edge a path follows from `depth` on."""
+    size = 0
+    most = min(len(part), len(path) - depth)
+    while size < most and part[size] == path[depth + size]:
+        size += 1
+    return size
 
 
 def root_of(items: Sequence[tuple[bytes, bytes]], layout: Layout) -> Hash:
