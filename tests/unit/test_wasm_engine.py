@@ -18,6 +18,7 @@ import phala.phat
 from phala.crypto.hashes import blake2_256
 from phala.errors import Invalid, Unavailable
 from phala.wasm import child as engine_child
+from phala.wasm.call import SKIP_FUEL, Call, Ended, State
 from phala.wasm.engine import TICK_MS, Engine
 from phala.wasm.job import (
     COMMAND_LIMITS,
@@ -226,6 +227,31 @@ def test_too_many_host_calls_end_the_call(pool: EnginePool) -> None:
 
     outcome = run(pool, trial("for at in range(2000): self.rows.get(str(at))", limits=limits))
     assert outcome.error is ErrorKind.HOST_CALLS
+
+
+def test_a_scan_costs_what_it_finds_and_passes_not_what_was_written() -> None:
+    state = State()
+    state.apply({b"a/%04d" % at: b"old" for at in range(0, 3_000, 2)})
+    limits = replace(COMMAND_LIMITS, fuel=20_000_000)
+    call = Call(
+        state, limits, writable=True, caller=None, block=BlockInfo(0, 0, bytes(32)), seed=bytes(32)
+    )
+    for at in range(1, 3_000, 2):
+        call.set(b"a/%04d" % at, b"new")
+    call.set(b"a/0001", None)
+    call.set(b"b", b"new")
+
+    assert call.scan(b"a/", b"", 3) == [
+        (b"a/0000", b"old"),
+        (b"a/0002", b"old"),
+        (b"a/0003", b"new"),
+    ]
+    assert call.scan(b"a/", b"a/2998", 9) == [(b"a/2998", b"old"), (b"a/2999", b"new")]
+    assert call.host_fuel == SKIP_FUEL, "one deleted key was passed"
+    for at in range(3_000):
+        call.set(b"a/%04d" % at, None)
+    with pytest.raises(Ended, match="fuel"):
+        call.scan(b"a/", b"", 1)
 
 
 def test_the_clock_ends_a_query(pool: EnginePool) -> None:

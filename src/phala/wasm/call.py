@@ -19,6 +19,7 @@ OUT_OF_FUEL = "the call used up its fuel: do less in one call"
 # What a host call costs, so that work outside the guest is no free work: about its time in fuel.
 CALL_FUEL = 50_000
 BYTE_FUEL = 200
+SKIP_FUEL = 10_000  # of each deleted key that a scan passes
 
 
 class Ended(Exception):
@@ -69,6 +70,7 @@ class Call:
         self.info = block
         self.dice = seed
         self.changes: dict[bytes, bytes | None] = {}
+        self._changed: list[bytes] = []  # the keys of `changes`, in order
         self.events: list[tuple[str, bytes]] = []
         self.logs: list[str] = []
         self.ended: Ended | None = None  # set once; whatever the guest does then, it is over
@@ -91,7 +93,10 @@ class Call:
         self.charge(0)
 
     def charge(self, size_bytes: int) -> None:
-        self.host_fuel += CALL_FUEL + size_bytes * BYTE_FUEL
+        self._burn(CALL_FUEL + size_bytes * BYTE_FUEL)
+
+    def _burn(self, fuel: int) -> None:
+        self.host_fuel += fuel
         if self.host_fuel > self.limits.fuel:
             self.end(ErrorKind.FUEL, OUT_OF_FUEL)
 
@@ -115,25 +120,28 @@ class Call:
         return self.state.values.get(key)
 
     def set(self, key: bytes, value: bytes | None) -> None:
+        if key not in self.changes:
+            insort(self._changed, key)
         self.changes[key] = value
 
     def scan(self, prefix: bytes, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Costs what it finds and passes, however much the call has written."""
         limit = min(limit, SCAN_ITEMS_MAX)
         start = max(prefix, start)
-        written = sorted(key for key in self.changes if key >= start and key.startswith(prefix))
-        keys, at, size_bytes = self.state.keys, bisect_left(self.state.keys, start), 0
+        keys, own_keys = self.state.keys, self._changed
+        at, own_at, size_bytes = bisect_left(keys, start), bisect_left(own_keys, start), 0
         found: list[tuple[bytes, bytes]] = []
         while len(found) < limit:
-            committed = keys[at] if at < len(keys) and keys[at].startswith(prefix) else None
-            own = written[0] if written else None
+            committed = _under(prefix, keys, at)
+            own = _under(prefix, own_keys, own_at)
             key = min((each for each in (committed, own) if each is not None), default=None)
             if key is None:
                 break
             at += key == committed
-            if key == own:
-                del written[0]
+            own_at += key == own
             value = self.get(key)
             if value is None:
+                self._burn(SKIP_FUEL)
                 continue
             size_bytes += len(key) + len(value)
             if size_bytes > VALUE_BYTES_MAX and found:
@@ -157,6 +165,11 @@ class Call:
 
     def sha2_256(self, data: bytes) -> bytes:
         return hashlib.sha256(data).digest()
+
+
+def _under(prefix: bytes, keys: list[bytes], at: int) -> bytes | None:
+    """The key at this place, where it starts with the prefix."""
+    return keys[at] if at < len(keys) and keys[at].startswith(prefix) else None
 
 
 def cut(text: str) -> str:
