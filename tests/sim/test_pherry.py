@@ -10,6 +10,7 @@ import pytest
 from phala.codec import Bytes
 from phala.crypto.hashes import blake2_256
 from phala.errors import PhalaError, Refused, Unavailable
+from phala.frame import dispatch_info
 from phala.messages.bus import (
     BATCH_ITEMS_MAX,
     ENVELOPE,
@@ -25,6 +26,7 @@ from phala.messages.bus import (
     topic_key,
 )
 from phala.messages.host import (
+    FEED_CODES_MAX,
     Advance,
     Advanced,
     Attest,
@@ -61,6 +63,7 @@ from phala.messages.types import (
     Signature64,
     WorkerId,
 )
+from phala.pallets.phat_contracts import PhalaPhatContracts
 from phala.pherry.core import feed as feed_module
 from phala.pherry.core.asks import (
     Ask,
@@ -74,8 +77,10 @@ from phala.pherry.core.asks import (
     Submit,
     TellWorker,
 )
+from phala.pherry.core.feed import CODES_MAX, Wish, build_feed
 from phala.pherry.core.round import AGAIN_BLOCKS, Errand, Memory, Report, work_round
 from phala.primitives.types import AccountId, BlockNumber, Hash, Moment
+from phala.runtime.version import BASE_REF_TIME, NORMAL_REF_TIME_MAX
 
 GENESIS: Final = Hash(blake2_256(b"genesis"))
 WORKER: Final = WorkerId(b"\1" * 32)
@@ -271,13 +276,13 @@ class Enclave:
         return any(deployment() in envelope for envelope in fresh)
 
 
-def deployment() -> bytes:
+def deployment(code: CodeId = CODE) -> bytes:
     return CLUSTER_PAYLOAD.encode(
         ContractDeployed(
             contract=ContractId(bytes(32)),
             call=CallId(bytes(32)),
             deployer=AccountId(bytes(32)),
-            code_id=CODE,
+            code_id=code,
             kind=KIND_PY_SOURCE,
             runtime_id=GENESIS,
             arguments=b"{}",
@@ -442,6 +447,48 @@ def test_a_long_absence_is_caught_up_in_feeds_of_bounded_size(
     assert report is not None
     assert world.enclave.height == world.chain.head.number
     assert len(world.enclave.applied) == 120
+
+
+def deploying(count: int, block: bytes) -> list[tuple[bytes, bytes]]:
+    return [
+        (TOPIC, deployment(CodeId(blake2_256(block + b"%d" % number)))) for number in range(count)
+    ]
+
+
+def test_many_deployments_are_fed_block_by_block_and_those_of_one_block_together() -> None:
+    chain = Chain()
+    chain.build(deploying(10, b"one"))
+    chain.build(deploying(CODES_MAX + 20, b"two"))
+    chain.build(deploying(1, b"three"))
+    enclave = Enclave(chain, counts={SYSTEM_TOPIC: 0, TOPIC: 0})
+    fed = []
+
+    def feed() -> Advance:
+        steps = build_feed(enclave.status(), chain.head, Wish({SYSTEM_TOPIC: Count(0), **known()}))
+        reply: Any = None
+        try:
+            while True:
+                reply = chain.answer(steps.send(reply))
+        except StopIteration as done:
+            found: Advance = done.value
+            return found
+
+    def known() -> dict[bytes, Count]:
+        return {TOPIC: Count(enclave.counts[TOPIC])}
+
+    while enclave.height < chain.head.number:
+        found = feed()
+        enclave.height = int(found.headers[-1].header)
+        enclave.counts[TOPIC] += sum(len(batch.envelopes) for batch in found.batches)
+        fed.append((enclave.height, enclave.counts[TOPIC]))
+
+    assert fed == [(1, 10), (2, 10 + CODES_MAX + 20), (3, 10 + CODES_MAX + 20 + 1)]
+
+
+def test_a_feed_has_room_for_the_codes_of_any_block() -> None:
+    weight = dispatch_info(PhalaPhatContracts.deploy).weight.ref_time + BASE_REF_TIME
+
+    assert NORMAL_REF_TIME_MAX // weight <= FEED_CODES_MAX
 
 
 def test_more_messages_than_a_batch_holds_travel_in_several() -> None:

@@ -183,6 +183,8 @@ def test_messages_are_given_in_order_and_without_a_gap(store: Store) -> None:
 
     assert store.messages(b"topic", 7, 100) == tuple(b"envelope %d" % n for n in (8, 9, 10))
     assert store.messages(b"topic", 2, 2) == (b"envelope 3", b"envelope 4")
+    assert store.messages(b"topic", 2, 5, bytes_max=25) == (b"envelope 3", b"envelope 4")
+    assert store.messages(b"topic", 2, 5, bytes_max=1) == (b"envelope 3",)
     assert store.messages(b"topic", 10, 100) == ()
     assert store.messages(b"other", 0, 100) == ()
     assert store.messages(b"topic", (1 << 64) - 1, 100) == ()

@@ -28,7 +28,14 @@ from phala.messages.bus import (
     topic_key,
 )
 from phala.messages.calls import code_id
-from phala.messages.host import FEED_TOPICS_MAX, Advance, Followed, TopicBatch, Wanted
+from phala.messages.host import (
+    FEED_CODES_MAX,
+    FEED_TOPICS_MAX,
+    Advance,
+    Followed,
+    TopicBatch,
+    Wanted,
+)
 from phala.messages.payloads.cluster import (
     CLUSTER_PAYLOAD,
     ClusterPayload,
@@ -135,7 +142,7 @@ def verify(own: Standing, feed: Advance) -> Feed | Wanted:
         ]  # 4
     runs = [messages[topic] for topic in sorted(messages)]
     codes = _codes(own, runs, feed.codes)  # 5
-    needed = tuple(code for code in _needed(own, runs) if code not in codes)[:FEED_TOPICS_MAX]
+    needed = tuple(code for code in _needed(own, runs) if code not in codes)[:FEED_CODES_MAX]
     if reader.wanted or needed:
         return Wanted(tuple(reader.wanted[:FEED_TOPICS_MAX]), needed)
     ordered = tuple(merge(*runs, key=lambda message: (message.block, message.index)))

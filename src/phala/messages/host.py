@@ -36,6 +36,7 @@ PROOF_NODES_MAX: Final = 4096
 PROOF_NODE_BYTES_MAX: Final = 512 * 1024
 FEED_HEADERS_MAX: Final = 256
 FEED_TOPICS_MAX: Final = 64
+FEED_CODES_MAX: Final = 512  # a block has room for fewer deployments, and a feed may be one block
 
 PROOF: Final = Vector(Bytes(bytes_max=PROOF_NODE_BYTES_MAX), items_max=PROOF_NODES_MAX)
 
@@ -78,7 +79,7 @@ class Advance:
     proof: Annotated[tuple[bytes, ...], PROOF]
     batches: Annotated[tuple[TopicBatch, ...], Vector(scale(TopicBatch), items_max=FEED_TOPICS_MAX)]
     codes: Annotated[
-        tuple[bytes, ...], Vector(Bytes(bytes_max=CODE_BYTES_MAX), items_max=FEED_TOPICS_MAX)
+        tuple[bytes, ...], Vector(Bytes(bytes_max=CODE_BYTES_MAX), items_max=FEED_CODES_MAX)
     ]
 
 
@@ -157,7 +158,7 @@ class Wanted:
     """Nothing was applied: send the feed again with these topics and codes in it."""
 
     topics: Annotated[tuple[Followed, ...], Vector(scale(Followed), items_max=FEED_TOPICS_MAX)]
-    codes: Annotated[tuple[CodeId, ...], Vector(scale(CodeId), items_max=FEED_TOPICS_MAX)]
+    codes: Annotated[tuple[CodeId, ...], Vector(scale(CodeId), items_max=FEED_CODES_MAX)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from phala.primitives.types import BlockNumber, Hash
 
 STORE_VERSION: Final = b"1"
 MAP_BYTES: Final = 1 << 40  # address space, not disk; the file grows with what is written
+MESSAGES_BYTES_MAX: Final = 6 * 1024 * 1024  # read at once; as hex they fit an RPC's answer
 KEY_BYTES_MAX: Final = 511  # of LMDB; the pallets' longest key has 144
 TABLES: Final = (
     "meta", "flat", "headers", "bodies", "justifications", "changes", "undos", "hashes",
@@ -241,16 +242,24 @@ class Store:
     def undo(self, number: BlockNumber) -> Changes:
         return decode_changes(self._get("undos", _number(number)) or b"")
 
-    def messages(self, topic: bytes, start: int, limit: int) -> tuple[bytes, ...]:
-        """Envelopes of a topic from a count on, without a gap, at most `limit`."""
+    def messages(
+        self, topic: bytes, start: int, limit: int, *, bytes_max: int = MESSAGES_BYTES_MAX
+    ) -> tuple[bytes, ...]:
+        """Envelopes of a topic from a count on, without a gap: at most `limit`, and of so many
+        bytes together, but one in any case."""
         out: list[bytes] = []
+        left_bytes = bytes_max
         with self._env.begin(db=self._tables["messages"]) as transaction:
             cursor = transaction.cursor()
             found = cursor.set_range(_message_key(topic, start))
             while found and len(out) < limit:
                 if cursor.key() != _message_key(topic, start + len(out)):
                     break
-                out.append(cursor.value())
+                envelope = cursor.value()
+                left_bytes -= len(envelope)
+                if out and left_bytes < 0:
+                    break
+                out.append(envelope)
                 found = cursor.next()
         return tuple(out)
 

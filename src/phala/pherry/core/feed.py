@@ -19,6 +19,7 @@ from phala.messages.bus import (
     topic_key,
 )
 from phala.messages.host import (
+    FEED_CODES_MAX,
     FEED_HEADERS_MAX,
     FEED_TOPICS_MAX,
     Advance,
@@ -45,6 +46,10 @@ from phala.primitives.types import BlockNumber
 T = TypeVar("T")
 
 FEED_BYTES_MAX: Final = 24 * 1024 * 1024  # of envelopes; codes and proof fit beside them in a frame
+CODES_MAX: Final = (
+    64  # of one feed, 16 MiB; more only where one block deploys more: those fit a block
+)
+CODES_ASKED_MAX: Final = 16  # at once: 8 MiB as hex, of 15 that a node answers
 SET_ID_KEY: Final = storage_prefix("Grandpa", "CurrentSetId")
 CODE: Final = Bytes(bytes_max=CODE_BYTES_MAX)
 
@@ -84,10 +89,10 @@ def build_feed(status: StatusReply, head: Head, wish: Wish) -> Steps[Advance]:
         proof, found = yield FetchState(target.hash, values)
         counts = [_count(value) for value in found[: len(topics)]]
         backlogs = yield from _backlogs(wish, topics, counts)
-        if all(backlog.complete for backlog in backlogs):
+        earlier = _fitting(backlogs)
+        if earlier is None:
             codes = yield from _codes(target, backlogs, wish.codes)
             return Advance(headers, tuple(proof), _batches(backlogs), codes)
-        earlier = _last_whole_block(backlogs)
         if not status.height < earlier < target.number:
             raise Unavailable(
                 f"one block holds more than a feed of {FEED_BYTES_MAX} bytes",
@@ -147,34 +152,47 @@ def _batches(backlogs: Sequence[Backlog]) -> tuple[TopicBatch, ...]:
     )
 
 
-def _last_whole_block(backlogs: Sequence[Backlog]) -> BlockNumber:
-    """The last block of which no message is missing."""
+def _fitting(backlogs: Sequence[Backlog]) -> BlockNumber | None:
+    """The block to stop at where a feed does not hold all: it has none of that in part."""
     cut = [backlog.envelopes[-1:] for backlog in backlogs if not backlog.complete]
-    blocks = [_opened(last).block - 1 for some in cut for last in some]
-    return BlockNumber(min(blocks, default=-1))
+    beyond = [_opened(last).block for some in cut for last in some]
+    deployed = sorted(_deployed(backlogs))
+    codes: dict[CodeId, None] = {}
+    for block, code in deployed:
+        codes[code] = None
+        if len(codes) > CODES_MAX and block > deployed[0][0]:
+            beyond.append(block)
+            break
+    if all(backlog.complete for backlog in backlogs) and not beyond:
+        return None
+    return BlockNumber(min(beyond, default=0) - 1)
 
 
 def _codes(
     target: Head, backlogs: Sequence[Backlog], wanted: Sequence[CodeId]
 ) -> Steps[tuple[bytes, ...]]:
     """Sources that deployments among the envelopes name."""
-    ids = list(dict.fromkeys([*wanted, *_deployed(backlogs)]))[:FEED_TOPICS_MAX]
-    if not ids:
-        return ()
-    found = yield FetchValues(target.hash, tuple(code_key(each) for each in ids))
+    deployed = (code for _, code in _deployed(backlogs))
+    ids = list(dict.fromkeys([*wanted, *deployed]))[:FEED_CODES_MAX]
+    found: list[bytes | None] = []
+    for at in range(0, len(ids), CODES_ASKED_MAX):
+        keys = tuple(code_key(each) for each in ids[at : at + CODES_ASKED_MAX])
+        found += yield FetchValues(target.hash, keys)
     return tuple(_code(value) for value in found if value is not None)
 
 
-def _deployed(backlogs: Sequence[Backlog]) -> Generator[CodeId, None, None]:
+def _deployed(backlogs: Sequence[Backlog]) -> Generator[tuple[BlockNumber, CodeId], None, None]:
+    """What is deployed, and in which block."""
     for backlog in backlogs:
-        for envelope in backlog.envelopes:
-            if backlog.topic.startswith(b"cluster/") and len(envelope) < CODE_BYTES_MAX:
+        for data in backlog.envelopes:
+            if backlog.topic.startswith(b"cluster/") and len(data) < CODE_BYTES_MAX:
+                envelope = _opened(data)
                 try:
-                    payload = CLUSTER_PAYLOAD.decode(_opened(envelope).payload)
+                    payload = CLUSTER_PAYLOAD.decode(envelope.payload)
                 except Malformed:
                     continue  # of a later version, or nonsense: the enclave judges it
                 if isinstance(payload, ContractDeployed):
-                    yield payload.code_id
+                    yield envelope.block, payload.code_id
 
 
 def _opened(envelope: bytes) -> Envelope:
