@@ -118,7 +118,7 @@ def test_a_revoked_platform_key_is_refused(vendor: SimulatedIntel) -> None:
 
 
 def test_tcb_info_signed_by_a_platforms_key_is_refused() -> None:
-    forged = TDX.collateral(tcb_signer=(TDX.pck_key, TDX.pck))
+    forged = TDX.collateral(tcb_signer=(TDX.pck_key, (TDX.pck, TDX.platform_ca)))
     with pytest.raises(AnchorRefused, match=r"check 5.*PCK Certificate"):
         judged(policy=OPEN, collateral=forged)
 
@@ -142,8 +142,8 @@ def test_an_evaluation_number_below_the_policys_is_refused() -> None:
     number = EVALUATION_NUMBER + 1
     with pytest.raises(TcbRefused, match="check 5"):
         judged(policy=replace(PRODUCTION, evaluation_number_min=number))
-    collateral = TDX.collateral(number=number)
-    assert judged(policy=replace(PRODUCTION, evaluation_number_min=number), collateral=collateral)
+    policy = replace(PRODUCTION, evaluation_number_min=number)
+    assert judged(policy=policy, collateral=TDX.collateral(number=number)).hardware
 
 
 def test_a_debuggable_quoting_enclave_is_refused() -> None:
@@ -167,7 +167,7 @@ def test_a_zero_configuration_is_refused_where_one_is_asked_for() -> None:
     policy = replace(PRODUCTION, config_id=True)
     with pytest.raises(EvidenceMalformed, match=r"check 7.*MRCONFIGID"):
         judged(policy=policy)
-    assert judged(policy=policy, quote=TDX.quote(config_id=b"\1" * 48))
+    assert judged(policy=policy, quote=TDX.quote(config_id=b"\1" * 48)).hardware
 
 
 def test_a_product_and_a_platform_can_be_refused() -> None:
@@ -306,4 +306,4 @@ def test_events_of_the_second_version_are_computed_as_such() -> None:
     digest = runtime_digest("app-id", payload, version=2)
     quote = TDX.quote(registers=replay([Event(3, digest, "", b"", computed=True)]))
     collateral = {**TDX.collateral(), "event_log": json.dumps([second]).encode()}
-    assert judged(quote=quote, collateral=collateral)
+    assert judged(quote=quote, collateral=collateral).hardware

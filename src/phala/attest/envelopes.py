@@ -176,6 +176,8 @@ def _of_dstack(data: bytes) -> Opened:
     match data[:2]:
         case b"\0\0":
             quote = reader.string()
+            if not quote:
+                raise _malformed("a dstack attestation of nothing")
             log = json.dumps([_dstack_event(reader) for _ in range(reader.count(EVENTS_MAX))])
             return Opened(
                 "dstack attestation",

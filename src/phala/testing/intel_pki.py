@@ -76,7 +76,7 @@ class SimulatedIntel:
         levels: Sequence[tuple[str, Sequence[str]]] = (("UpToDate", ()),),
         qe_status: str = "UpToDate",
         revoked: Sequence[int] = (),
-        tcb_signer: tuple[_Key, x509.Certificate] | None = None,
+        tcb_signer: tuple[_Key, Sequence[x509.Certificate]] | None = None,
         module_svn: int = 3,
         number: int = EVALUATION_NUMBER,
         days: int = 365,
@@ -85,10 +85,11 @@ class SimulatedIntel:
 
         Args:
             levels: status and advisories, best first: the platform is of the first.
-            tcb_signer: who signs the TCB info in place of the one who may.
+            tcb_signer: who signs the TCB info in place of the one who may, and the certificates
+                from that key's to below the root's.
             module_svn: the least version of the TDX module.
         """
-        key, leaf = tcb_signer or (self.tcb_key, self.tcb)
+        key, below = tcb_signer or (self.tcb_key, (self.tcb,))
         tcb_info = self._tcb_info(levels, module_svn, number, days)
         identity = self._identity(qe_status, number, days)
         root = name("Simulated Root CA")
@@ -96,7 +97,7 @@ class SimulatedIntel:
             "pck_crl_issuer_chain": _pem(self.platform_ca, self.root),
             "root_ca_crl": _crl(root, self.root_key, ()),
             "pck_crl": _crl(name("Simulated Platform CA"), self.platform_ca_key, revoked),
-            "tcb_info_issuer_chain": _pem(leaf, self.root),
+            "tcb_info_issuer_chain": _pem(*below, self.root),
             "tcb_info": tcb_info,
             "tcb_info_signature": _signed(key, tcb_info).hex().encode(),
             "qe_identity_issuer_chain": _pem(self.tcb, self.root),
