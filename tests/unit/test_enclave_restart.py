@@ -89,3 +89,20 @@ def test_a_key_offered_before_a_kill_opens_what_came_after() -> None:
 
     assert again.enclave.status().ready
     assert again.enclave.evidence().registration == first
+
+
+def test_registrations_are_told_apart_however_often_they_are_asked_for() -> None:
+    chain = SimChain()
+    worker = SimWorker(chain)
+    chain.seal()
+    worker.follow()
+    asked = [worker.enclave.attest(Attest(None, ())).registration for _ in range(3)]
+    assert asked[0] == asked[1] == asked[2]
+    other = worker.enclave.attest(Attest(None, ("http://127.0.0.1:8000",))).registration
+    assert other != asked[0]
+
+    chain.register(other)
+    chain.seal()
+    worker.settle()
+
+    assert worker.enclave.evidence().registration == other
