@@ -7,6 +7,7 @@ import pytest
 
 import phala.phat
 from phala.enclave.identity import Identity, OtherChain
+from phala.enclave.records import OFFERED_MAX
 from phala.messages.host import Attest
 from phala.messages.types import ContractId
 from phala.testing.caller import Caller, Sent
@@ -106,3 +107,38 @@ def test_registrations_are_told_apart_however_often_they_are_asked_for() -> None
     worker.settle()
 
     assert worker.enclave.evidence().registration == other
+
+
+def test_a_registration_that_was_late_is_known_when_it_is_listed() -> None:
+    chain = SimChain()
+    worker = SimWorker(chain)
+    made = []
+    for _ in range(2):
+        chain.seal()
+        worker.follow()
+        made.append(worker.enclave.attest(Attest(None, ())).registration)
+
+    for each in made:
+        chain.register(each)
+        chain.seal()
+        worker.settle()
+        assert worker.enclave.status().registered
+        assert worker.enclave.evidence().registration == each
+
+
+def test_a_listed_registration_that_was_forgotten_is_made_anew() -> None:
+    chain = SimChain()
+    worker = SimWorker(chain)
+    made = []
+    for _ in range(OFFERED_MAX + 1):
+        chain.seal()
+        worker.follow()
+        made.append(worker.enclave.attest(Attest(None, ())).registration)
+
+    chain.register(made[0])
+    chain.seal()
+    worker.settle()
+    assert not worker.enclave.status().registered
+
+    worker.register()
+    assert worker.enclave.status().registered

@@ -164,11 +164,11 @@ class Enclave:
             accepted_keys = accepted(keys, found.info.encryption_key, found.finalized.height)
             if accepted_keys != keys:
                 EPOCHS.put(step.state, accepted_keys)
-            _keep_accepted(step, found.info)
-            # With old files put back, the listed key may be unknown: then register again.
+            # With old files put back, what is listed may be unknown: then register again.
+            known = _keep_accepted(step, found.info)
             listed = accepted_keys.current
             holds = listed is not None and listed.public == found.info.encryption_key
-            finalized = replace(finalized, registered=holds)
+            finalized = replace(finalized, registered=known and holds)
         FINALIZED.put(step.state, finalized)
         return step
 
@@ -313,15 +313,27 @@ def _recent_key(number: int) -> bytes:
     return (number % RECENT_BLOCKS).to_bytes(4, "big")
 
 
-def _keep_accepted(step: Step, info: WorkerInfo) -> None:
-    """Of the registrations offered, the one that the chain lists now."""
-    for offer in OFFERED.get(step.state) or ():
-        body = offer.body
-        if (
-            body.block_hash == info.attested_hash
-            and manifest_hash(body.manifest) == info.manifest_hash
-            and body.encryption_key.public == info.encryption_key
-        ):
+def _keep_accepted(step: Step, info: WorkerInfo) -> bool:
+    """Find the registration that the chain lists now; whether it was made here.
+
+    Others that were offered stay: one may be on its way still, and be listed after this one.
+    """
+    kept = REGISTRATION.get(step.state)
+    if kept is not None and _is_listed(kept, info):
+        return True
+    offers = OFFERED.get(step.state) or ()
+    for offer in offers:
+        if _is_listed(offer, info):
             REGISTRATION.put(step.state, offer)
-            OFFERED.delete(step.state)
-            return
+            OFFERED.put(step.state, tuple(other for other in offers if other != offer))
+            return True
+    return False
+
+
+def _is_listed(registration: SignedRegistration, info: WorkerInfo) -> bool:
+    body = registration.body
+    return (
+        body.block_hash == info.attested_hash
+        and body.encryption_key.public == info.encryption_key
+        and manifest_hash(body.manifest) == info.manifest_hash
+    )
