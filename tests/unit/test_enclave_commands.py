@@ -9,7 +9,7 @@ import pytest
 import phala.phat
 from phala.crypto import hpke, kdf
 from phala.crypto.secret import Secret
-from phala.enclave.clusters import keys
+from phala.enclave.clusters import keys, settle
 from phala.enclave.clusters.commands import CommandRefused
 from phala.enclave.records import CLUSTER_KEYS, SEEN
 from phala.messages.bus import cluster_topic
@@ -19,6 +19,7 @@ from phala.messages.calls import (
     ERROR_CODE,
     ERROR_CONTRACT,
     ERROR_OUTPUT,
+    ERROR_STATE,
     OUTCOME,
 )
 from phala.messages.payloads.cluster import CLUSTER_PAYLOAD, CommandQueued, GenerationRaised
@@ -52,6 +53,18 @@ class Noisy(Contract):
     @query
     def value(self) -> int:
         return self.total
+"""
+
+
+HOARD = b"""
+from phat import Contract, Map, command
+
+class Hoard(Contract):
+    kept: Map[str, str]
+
+    @command
+    def put(self, key: str, size: int) -> None:
+        self.kept[key] = "x" * size
 """
 
 
@@ -241,6 +254,32 @@ def test_what_does_not_fit_a_reply_is_an_error_without_effect() -> None:
         assert world.alice.outcome(world.worker.enclave, each).error_kind == ERROR_OUTPUT
     assert world.alice.outcome(world.worker.enclave, good).ok
     assert world.value() == 1
+
+
+@pytest.mark.parametrize("limit", ["STATE_BYTES_MAX", "STATES_BYTES_MAX"])
+def test_a_write_that_finds_no_room_is_an_error_without_effect(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(HOARD)
+    for sent in (
+        world.alice.send(world.contract, "put", key="a", size=3_000),
+        world.alice.send(world.contract, "put", key="b", size=3_000),
+    ):
+        world.turn()
+        assert world.alice.outcome(world.worker.enclave, sent).ok
+    held = world.worker.enclave.store.state_of(world.contract).size_bytes
+    monkeypatch.setattr(settle, limit, held)
+
+    more = world.alice.send(world.contract, "put", key="c", size=1)
+    less = world.alice.send(world.contract, "put", key="b", size=10)
+    again = world.alice.send(world.contract, "put", key="c", size=1)
+    world.turn()
+
+    refused = world.alice.outcome(world.worker.enclave, more)
+    assert (refused.ok, refused.error_kind) == (False, ERROR_STATE)
+    assert f"at most {held}" in refused.error
+    assert world.alice.outcome(world.worker.enclave, less).ok
+    assert world.alice.outcome(world.worker.enclave, again).ok
 
 
 def test_a_deployment_that_fails_is_told_to_deployer_and_chain(world: World) -> None:

@@ -7,7 +7,7 @@ kept; whatever else the enclave holds in memory can be made again from the table
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from phala.codec import Descriptor
 from phala.enclave.ports import Changes
@@ -16,6 +16,8 @@ from phala.trie.encoding import Layout
 from phala.trie.merkle import Trie
 
 T = TypeVar("T")
+
+ITEM_BYTES: Final = 128  # about what a key and a value take beside their bytes
 
 
 class Readable(Protocol):
@@ -63,6 +65,7 @@ class ContractState:
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}
+        self.size_bytes = 0  # of keys and values, with what their places in memory take
         self._keys: list[bytes] = []
         self.trie = Trie.empty(Layout.V1)
 
@@ -79,8 +82,18 @@ class ContractState:
         """The trie after changes. The state stays as it is."""
         return self.trie.update(sorted(changes.items()), self)
 
+    def size_after(self, changes: Changes) -> int:
+        """`size_bytes` after changes. The state stays as it is."""
+        return self.size_bytes + sum(self._growth(*change) for change in changes.items())
+
+    def _growth(self, key: bytes, value: bytes | None) -> int:
+        old = self.values.get(key)
+        before = 0 if old is None else ITEM_BYTES + len(key) + len(old)
+        return (0 if value is None else ITEM_BYTES + len(key) + len(value)) - before
+
     def apply(self, changes: Changes, trie: Trie | None = None) -> None:
         """`trie` is what `proposed` gave for these changes; without it, `rebuild` must follow."""
+        self.size_bytes = self.size_after(changes)
         for key, value in changes.items():
             known = key in self.values
             if value is not None:

@@ -9,11 +9,12 @@ from phala.crypto.secret import Secret
 from phala.enclave.clusters import keys
 from phala.enclave.clusters.deploy import epoch_of
 from phala.enclave.clusters.members import key_of, membership, missed
+from phala.enclave.clusters.settle import settle
 from phala.enclave.clusters.turn import Turn
 from phala.enclave.kept import is_seen, keep, see
 from phala.enclave.ports import Engine, EngineCall, EngineResult, Place, Position
 from phala.enclave.records import CODES, CONTRACT_LIVE, CONTRACTS, Contract, Kept
-from phala.enclave.replies import Receipts, Subject, outcome_of
+from phala.enclave.replies import Receipts, Subject
 from phala.enclave.step import Step
 from phala.errors import Invalid, Refused
 from phala.messages.calls import (
@@ -170,12 +171,7 @@ def _run(
     opened: Opened,
 ) -> None:
     found = _execute(step, engine, turn, payload, opened)
-    outcome = outcome_of(found)
-    state = step.store.state_of(payload.contract)
-    trie = state.trie
-    if outcome.ok and found.changes:
-        trie = state.proposed(found.changes)
-        step.change(payload.contract, found.changes, trie)
+    outcome, root = settle(step, payload.contract, found)
     subject = Subject(
         kind=KIND_COMMAND,
         cluster=turn.cluster,
@@ -191,8 +187,8 @@ def _run(
         outcome,
         height=step.target.height,
         block_hash=step.target.hash,
-        position=Position(turn.count, turn.head, trie.root),
-        root_mac=keys.root_mac(keys.root_key(opened.key), turn.count, trie.root),
+        position=Position(turn.count, turn.head, root),
+        root_mac=keys.root_mac(keys.root_key(opened.key), turn.count, root),
     )
     nonce = step.entropy.random_bytes(aead.NONCE_BYTES)
     sealed = seal_reply(opened.request.reply_key, payload.call, reply, nonce=nonce)

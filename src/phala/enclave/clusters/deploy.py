@@ -3,6 +3,7 @@
 from phala.crypto.secret import Secret
 from phala.enclave.clusters import keys
 from phala.enclave.clusters.members import announce, key_of, membership, missed
+from phala.enclave.clusters.settle import settle
 from phala.enclave.clusters.turn import Turn
 from phala.enclave.kept import keep
 from phala.enclave.ports import Engine, EngineCall, Place, Position
@@ -16,7 +17,7 @@ from phala.enclave.records import (
     Contract,
     Kept,
 )
-from phala.enclave.replies import Receipts, Subject, failed, outcome_of
+from phala.enclave.replies import Receipts, Subject, failed
 from phala.enclave.step import Step
 from phala.enclave.store import Readable
 from phala.errors import Invalid
@@ -99,7 +100,6 @@ def _instantiate(
     key: Secret,
 ) -> tuple[Outcome, Hash]:
     """The outcome, and the root of the contract's state after it."""
-    state = step.store.state_of(payload.contract)
     found = engine.run(
         EngineCall(
             kind="instantiate",
@@ -113,12 +113,7 @@ def _instantiate(
             seed=keys.seed(key, payload.contract, turn.count, turn.head),
         )
     )
-    outcome = outcome_of(found)
-    if not outcome.ok:  # 5
-        return outcome, state.trie.root
-    trie = state.proposed(found.changes)
-    step.change(payload.contract, found.changes, trie)
-    return outcome, trie.root
+    return settle(step, payload.contract, found)  # 5
 
 
 def _answer(
