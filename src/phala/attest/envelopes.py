@@ -74,7 +74,7 @@ def _of_bytes(data: bytes) -> Iterator[Opened]:
         kind = int.from_bytes(data[0x4C8:0x4CC], "little")
         code = PlatformCode.AZURE_TDX if kind == 4 else PlatformCode.AZURE_SNP
         yield Opened("Azure HCL report", Evidence(code, data), {})
-    elif data[:1] == b"\x84" or data[:2] == b"\xd2\x84":
+    elif data.removeprefix(b"\xd2")[:3] == b"\x84\x44\xa1":  # COSE_Sign1, its header a map of 1
         yield Opened("Nitro document", Evidence(PlatformCode.NITRO, data), {})
     elif data[1:2] == b"\xe0" and len(data) > 200:
         yield Opened("NVIDIA report", Evidence(PlatformCode.NVIDIA, data), {})
