@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from cryptography import x509
-
+from phala.attest.certs import decode_pem
 from phala.attest.errors import (
     AnchorRefused,
     AttestationError,
@@ -86,7 +85,7 @@ _MILD_ADVISORIES: Final = (
 )
 _WORDS_MAX: Final = 400  # of the library's, for people
 _CONFIG_OF_COMPOSE: Final = b"\1"  # dstack's first form of MRCONFIGID
-_COMMON_NAME: Final = x509.NameOID.COMMON_NAME
+_SGX_OIDS: Final = "1.2.840.113741."  # what a platform's certificate says of itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,18 +227,14 @@ def _check_signers(items: dict[str, str]) -> None:
     """
     for name in ("tcb_info_issuer_chain", "qe_identity_issuer_chain"):
         try:
-            leaf = x509.load_pem_x509_certificates(items[name].encode())[0]
-            names = [each.value for each in leaf.subject.get_attributes_for_oid(_COMMON_NAME)]
-            special = [
-                each.oid.dotted_string
-                for each in leaf.extensions
-                if each.oid.dotted_string.startswith("1.2.840.113741.")
-            ]
-        except (ValueError, x509.DuplicateExtension, IndexError):
-            raise _collateral_wrong(f"{name} is no chain of certificates") from None
-        if names != [TCB_SIGNER] or special:
+            leaf = decode_pem(items[name].encode())[0]
+            signer = leaf.common_name
+        except EvidenceMalformed as error:
+            raise _collateral_wrong(f"{name}: {error.what}") from None
+        special = [oid for oid in leaf.extensions if oid.startswith(_SGX_OIDS)]
+        if signer != TCB_SIGNER or special:
             raise AnchorRefused(
-                f"{name} begins with {names!r}, not with {TCB_SIGNER!r}",
+                f"{name} begins with {signer!r}, not with {TCB_SIGNER!r}",
                 check=5,
                 mend="fetch the collateral from Intel again",
             )
