@@ -105,9 +105,17 @@ def answered(answer: Answer) -> dict[str, Any]:
         "count": body.count,
         "fuel_class": answer.outcome.fuel_class,
         "events": [
-            {"name": event.name, "data": json.loads(event.data)} for event in answer.outcome.events
+            {"name": event.name, "data": event_data(event.data)} for event in answer.outcome.events
         ],
     }
+
+
+def event_data(data: bytes) -> Any:
+    """`phat` writes JSON; a contract that writes past it gets its bytes shown as text."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return data.decode(errors="replace")
 
 
 def result_text(value: Any) -> str:
