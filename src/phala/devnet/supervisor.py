@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from phala.devnet.files import SERVICES, NetworkFiles, save_document
@@ -236,7 +235,3 @@ def ensure_free(name: str, port: int) -> None:
                 f"the {name} cannot listen on {HOST}:{port} ({error.strerror})",
                 mend=f"stop what holds that port, or use {option} 0 for any",
             ) from None
-
-
-def folder_of(path: str | Path) -> NetworkFiles:
-    return NetworkFiles(Path(path).expanduser().absolute())

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from phala.messages.types import CodeId, ContractId, Count
 from phala.primitives.types import AccountId, Hash
@@ -57,9 +57,6 @@ class Position:
     count: Count
     head: Hash
     root: Hash
-
-
-ORIGIN: Final = Position(Count(0), Hash(bytes(32)), Hash(bytes(32)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ Source: DESIGN §3.
 from dataclasses import dataclass
 from typing import Annotated, Final, TypeAlias
 
-from phala.codec import U8, U32, Bytes, Descriptor, Enum, Vector, struct_of
+from phala.codec import U8, U32, Bytes, Descriptor, Enum, struct_of
 from phala.crypto.hashes import blake2_128, blake2_256
 from phala.messages.types import DESCRIPTORS, ClusterId, ContractId, Count, WorkerId, scale
 from phala.primitives.keys import storage_prefix
@@ -97,7 +97,6 @@ class TopicState:
 
 ENVELOPE: Final[Descriptor[Envelope]] = scale(Envelope)
 ENVELOPE_BYTES: Final = Bytes(bytes_max=PAYLOAD_BYTES_MAX + 256)
-ENVELOPES: Final = Vector(ENVELOPE_BYTES, items_max=BATCH_ITEMS_MAX)
 TOPIC_STATE: Final[Descriptor[TopicState]] = scale(TopicState)
 TOPIC: Final = Bytes(bytes_max=TOPIC_BYTES_MAX)
 

@@ -94,9 +94,6 @@ class Pool:
     def __contains__(self, found: Hash) -> bool:
         return found in self._ready or found in self._future
 
-    def is_ready(self, found: Hash) -> bool:
-        return found in self._ready
-
     def provides(self, tag: bytes) -> bool:
         """Whether a ready transaction provides it."""
         return tag in self._providers
