@@ -13,12 +13,14 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -29,11 +31,15 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from phala.devnet.files import NetworkFiles
 from phala.devnet.genesis import ensure_written
+from phala.errors import Unavailable
 from phala.messages.types import ContractId
+from phala.sdk.judge import RegistrationOutdated
 from phala.sdk.keyring import dev_pair
 from phala.sdk.light import load_light_start
 from phala.sdk.network import Network, Sent
 from phala.sdk.trust import load_trust
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -265,13 +271,31 @@ def chain_and_worker(files: NetworkFiles) -> Iterator[tuple[int, int]]:
         yield int(one["port"]), int(two["port"])
 
 
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """A client asks again where it is told to: behind lies, its own patience may be too short."""
+    deadline = time.monotonic() + OUTCOME_S
+    while True:
+        try:
+            return await ask()
+        except (Unavailable, RegistrationOutdated):
+            if time.monotonic() > deadline:
+                raise
+
+
+async def deploy(client: Network) -> ContractId:
+    await patiently(client.verify_worker)
+    return (await client.deploy(LEDGER, signer=ALICE, timeout_s=OUTCOME_S)).contract
+
+
 async def run_commands(client: Network, contract: ContractId, numbers: list[int]) -> list[Any]:
     """Send all of them at once, then wait for each; what each answered."""
+    await patiently(client.verify_worker)
     sent = await client.send_commands(contract, [("add", {"n": n}) for n in numbers], signer=ALICE)
     answers = []
     for each in sent:
         assert isinstance(each, Sent), each
-        answers.append((await client.outcome_of(each, timeout_s=OUTCOME_S)).value())
+        answer = await patiently(partial(client.outcome_of, each, timeout_s=OUTCOME_S))
+        answers.append(answer.value())
     return answers
 
 
@@ -296,7 +320,7 @@ async def tell(files: NetworkFiles, node: int, worker: int) -> None:
             )
         )
         await registered(client)
-        lied_to = (await client.deploy(LEDGER, signer=ALICE, timeout_s=OUTCOME_S)).contract
+        lied_to = await deploy(client)
         while len(numbers) < COMMANDS_MIN or not all(liar.content for liar in liars):
             some = [chance.randrange(1_000) for _ in range(4)]
             answers += await run_commands(client, lied_to, some)
@@ -306,9 +330,10 @@ async def tell(files: NetworkFiles, node: int, worker: int) -> None:
 
         for liar in liars:
             liar.share = 0.0
-        honest = (await client.deploy(LEDGER, signer=ALICE, timeout_s=OUTCOME_S)).contract
+        honest = await deploy(client)
         assert await run_commands(client, honest, numbers) == answers
-        dumps = [(await client.query(each, "dump")).value() for each in (lied_to, honest)]
+        asks = [partial(client.query, each, "dump") for each in (lied_to, honest)]
+        dumps = [(await patiently(ask)).value() for ask in asks]
         assert dumps[0] == dumps[1]
         assert sum(dumps[0].values()) == dumps[0]["digest"] + sum(numbers)
 

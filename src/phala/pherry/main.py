@@ -91,10 +91,14 @@ class Pherry:
                 wait_s = IDLE_S
                 if heads.newest is not None:
                     try:
-                        self._tell(await self._round(heads.newest))
+                        report = await self._round(heads.newest)
+                        self._tell(report)
+                        if report.refusals:
+                            self._client.forget()
                         backoff_s = BACKOFF_S_MIN
                     except PhalaError as error:
                         self._complain(error)
+                        self._client.forget()
                         await asyncio.sleep(backoff_s)
                         wait_s, backoff_s = 0.0, min(2 * backoff_s, BACKOFF_S_MAX)
                 with contextlib.suppress(TimeoutError):

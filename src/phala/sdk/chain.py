@@ -116,6 +116,10 @@ class ChainClient:
             self._genesis = Hash(bytes_of(await self.rpc.call("chain_getBlockHash", 0)))
         return self._genesis
 
+    def forget(self) -> None:
+        """Ask what chain this is anew: an answer of before may have been altered on its way."""
+        self._genesis = self._version = self._metadata = None
+
     async def runtime_version(self) -> RuntimeVersion:
         answer = await self.rpc.call("state_getRuntimeVersion")
         try:
