@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.unit.attesting import ALL, LENIENT, amd, gpu, index, intel, read
+from tests.unit.attesting import ALL, LENIENT, ROOT, amd, gpu, index, intel, read
 
 from phala.attest import (
     PRODUCTION,
@@ -26,6 +26,7 @@ from phala.attest import (
 from phala.attest.certs import check_pss, decode_certificate, decode_pem, verify_chain
 from phala.attest.errors import (
     DebugRefused,
+    EvidenceExpired,
     EvidenceForged,
     MeasurementRefused,
     PlatformRefused,
@@ -35,7 +36,33 @@ from phala.attest.errors import (
 from phala.attest.eventlog import decode_ccel, decode_dstack, replay
 from phala.primitives.types import Moment
 
+COMMITTED = ROOT / "vectors" / "tee"
 GPU_NOW = Moment(1_770_000_000_000)
+
+
+def test_a_lone_clone_judges_a_genuine_report() -> None:
+    report = (COMMITTED / "amd" / "genoa-v3-azure.bin").read_bytes()
+    items = {
+        snp.KEY: (COMMITTED / "amd" / "genoa-v3-azure.der").read_bytes(),
+        snp.CHAIN: (COMMITTED / "amd" / "ask_ark_genoa.pem").read_bytes(),
+    }
+    policy = replace(PRODUCTION, revocation_list=False)  # AMD's list of that day is not public
+    verdict = verify(Evidence(PlatformCode.SEV_SNP, report), policy, items, GENOA_NOW)
+
+    assert (verdict.product, verdict.anchor) == ("genoa", "AMD ARK-Genoa")
+    for now in (Moment(GENOA_NOW - 10**11), Moment(GENOA_NOW + 10**12)):
+        with pytest.raises(EvidenceExpired, match="check 5"):
+            verify(Evidence(PlatformCode.SEV_SNP, report), policy, items, now)
+
+
+def test_a_lone_clone_judges_a_genuine_document() -> None:
+    document = (COMMITTED / "nitro" / "dstack-nitro_attestation.cbor").read_bytes()
+    evidence = Evidence(PlatformCode.NITRO, document)
+    made = Moment(1_766_678_659_346)
+
+    assert verify(evidence, PRODUCTION, {}, made).measurements["pcr0"].hex().startswith("eb7d0dab")
+    with pytest.raises(EvidenceExpired, match="check 9"):
+        verify(evidence, PRODUCTION, {}, Moment(made + 10**9))
 
 
 def test_all_snp_reports_are_judged_as_published() -> None:

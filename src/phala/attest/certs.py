@@ -135,6 +135,14 @@ def decode_certificate(data: bytes) -> Certificate:
     )
 
 
+def decode_first(data: bytes) -> Certificate:
+    """The first certificate of a PEM text; the rest is another's to judge."""
+    match = _PEM.match(data.lstrip()[: 2 * CERTIFICATE_BYTES_MAX])
+    if match is None:
+        raise _malformed("a chain that does not begin with a certificate in PEM")
+    return decode_certificate(_base64(match[1]))
+
+
 def decode_pem(data: bytes) -> tuple[Certificate, ...]:
     """The certificates of a PEM text, in its order; nothing else may stand in it."""
     if len(data) > 2 * CHAIN_CERTIFICATES_MAX * CERTIFICATE_BYTES_MAX:
@@ -147,11 +155,7 @@ def decode_pem(data: bytes) -> tuple[Certificate, ...]:
             raise _malformed(
                 f"a chain with other things than 1 to {CHAIN_CERTIFICATES_MAX} certificates in PEM"
             )
-        try:
-            body = base64.b64decode(re.sub(rb"\s", b"", match[1]), validate=True)
-        except binascii.Error:
-            raise _malformed("a certificate whose PEM is not base64") from None
-        found.append(decode_certificate(body))
+        found.append(decode_certificate(_base64(match[1])))
         at = match.end()
     if not found:
         raise _malformed("a chain of no certificates")
@@ -265,6 +269,13 @@ def check_time(certificate: Certificate, now: Moment, what: str) -> None:
             check=5,
             mend="fetch a certificate that is valid, and attest again",
         )
+
+
+def _base64(body: bytes) -> bytes:
+    try:
+        return base64.b64decode(re.sub(rb"\s", b"", body), validate=True)
+    except binascii.Error:
+        raise _malformed("a certificate whose PEM is not base64") from None
 
 
 def _signed(data: bytes) -> tuple[der.Value, der.Value, der.Value]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from phala.attest.certs import decode_pem
+from phala.attest.certs import decode_first
 from phala.attest.errors import (
     AnchorRefused,
     AttestationError,
@@ -225,9 +225,10 @@ def _check_signers(items: dict[str, str]) -> None:
     The library takes any leaf under Intel's root; then one leaked platform key makes its own TCB
     info.
     """
-    for name in ("tcb_info_issuer_chain", "qe_identity_issuer_chain"):
+    names = ("tcb_info_issuer_chain", "qe_identity_issuer_chain")
+    for chain, name in {items[name]: name for name in names}.items():  # as a rule they are one
         try:
-            leaf = decode_pem(items[name].encode())[0]
+            leaf = decode_first(chain.encode())
             signer = leaf.common_name
         except EvidenceMalformed as error:
             raise _collateral_wrong(f"{name}: {error.what}") from None

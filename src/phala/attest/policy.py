@@ -294,3 +294,5 @@ PRODUCTION: Final = Policy(
     # can sign reports of any firmware, so no floor helps.
     products_excluded=("milan",),
 )
+# For GPUs and switches, which serve a worker and never are one.
+DEVICES: Final = replace(PRODUCTION, name="devices", platforms=(PlatformCode.NVIDIA,))

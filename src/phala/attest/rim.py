@@ -84,7 +84,7 @@ def verify_rim(document: bytes, *, root: str = RIM_ROOT) -> Rim:
     content = xml.canonical(whole, without=signature)
     if hashlib.sha384(content).digest() != digest:
         raise _forged("the manifest is not the signed one: its digest differs", check=6)
-    return _rim(xml.decode(content), signer, Hash(hashlib.sha256(document).digest()))
+    return _rim(xml.elements(content), signer, Hash(hashlib.sha256(document).digest()))
 
 
 def _signature(whole: xml.Element) -> xml.Element:
@@ -140,28 +140,28 @@ def _check_signature(signature: xml.Element, content: bytes, signer: Certificate
         raise _forged("the manifest is not signed by its certificate", check=6) from None
 
 
-def _rim(whole: xml.Element, signer: Certificate, digest: Hash) -> Rim:
+def _rim(elements: list[tuple[str, dict[str, str]]], signer: Certificate, digest: Hash) -> Rim:
     """What the signed bytes say."""
-    metas = [each for each in whole.elements() if each.name == f"{{{_SWID}}}Meta"]
-    if whole.name != f"{{{_SWID}}}SoftwareIdentity" or len(metas) != 1:
+    metas = [said for name, said in elements if name == f"{_SWID}}}Meta"]
+    if elements[0][0] != f"{_SWID}}}SoftwareIdentity" or len(metas) != 1:
         raise xml.malformed("no software identity with its metadata")
     active: dict[int, tuple[bytes, ...]] = {}
     seen: dict[int, bool] = {}
-    for each in whole.elements():
-        if each.name != f"{{{_SWID}}}Resource" or each.get("type") != "Measurement":
+    for name, said in elements:
+        if name != f"{_SWID}}}Resource" or said.get("type") != "Measurement":
             continue
-        index, count = _number(each.get("index")), _number(each.get("alternatives"))
+        index, count = _number(said.get("index", "")), _number(said.get("alternatives", ""))
         if index in seen or index >= MEASUREMENTS_MAX or not 0 < count <= ALTERNATIVES_MAX:
             raise xml.malformed(f"the measurement {index} twice, or out of bounds")
-        if each.get("active") not in ("True", "False"):
+        if said.get("active") not in ("True", "False"):
             raise xml.malformed(f"the measurement {index} is neither active nor not")
-        seen[index] = each.get("active") == "True"
+        seen[index] = said["active"] == "True"
         if seen[index]:
-            active[index] = tuple(_hash(each, number) for number in range(count))
+            active[index] = tuple(_hash(said, number) for number in range(count))
     return Rim(
-        edition=metas[0].get("edition"),
-        version=metas[0].get("colloquialVersion"),
-        product=metas[0].get("product"),
+        edition=metas[0].get("edition", ""),
+        version=metas[0].get("colloquialVersion", ""),
+        product=metas[0].get("product", ""),
         measurements=MappingProxyType(active),
         signer_begins=signer.not_before,
         signer_ends=signer.not_after,
@@ -169,8 +169,8 @@ def _rim(whole: xml.Element, signer: Certificate, digest: Hash) -> Rim:
     )
 
 
-def _hash(resource: xml.Element, number: int) -> bytes:
-    text = resource.get(f"Hash{number}", uri=_SHA384)
+def _hash(said: Mapping[str, str], number: int) -> bytes:
+    text = said.get(f"{_SHA384}}}Hash{number}", "")
     if not _HASH.fullmatch(text):
         raise xml.malformed(f"the hash {text!r}")
     return bytes.fromhex(text)

@@ -48,10 +48,6 @@ class Element:
             if isinstance(child, Element):
                 yield from child.elements()
 
-    def get(self, local: str, *, uri: str = "") -> str:
-        """The attribute, or "" where there is none."""
-        return self.attributes.get((uri, local), ("", ""))[1]
-
     @property
     def text(self) -> str:
         """What stands directly in it."""
@@ -122,6 +118,21 @@ def decode(data: bytes) -> Element:
     if builder.root is None:
         raise malformed("no element")
     return builder.root
+
+
+def elements(data: bytes) -> list[tuple[str, dict[str, str]]]:
+    """Names and attributes of a canonical document's elements, in order: `uri}local`, or `local` in
+    no namespace. Where they stand does not show.
+    """
+    found: list[tuple[str, dict[str, str]]] = []
+    parser = expat.ParserCreate("UTF-8", "}")
+    parser.StartElementHandler = lambda name, attributes: found.append((name, attributes))
+    parser.StartDoctypeDeclHandler = _refuse
+    try:
+        parser.Parse(data, True)  # noqa: FBT003
+    except (expat.ExpatError, ValueError) as error:
+        raise malformed(str(error)) from None
+    return found
 
 
 def canonical(element: Element, *, without: Element | None = None) -> bytes:
