@@ -25,7 +25,7 @@ def refused(folder: Path, spec: Path, *options: str) -> str:
     assert ran.stdout == ""
     assert "Traceback" not in ran.stderr
     lines = [json.loads(line) for line in ran.stderr.splitlines()]
-    (error,) = [line["message"] for line in lines if line["level"] == "ERROR"]
+    (error,) = [line["message"] for line in lines if line["level"] == "error"]
     return str(error)
 
 
@@ -40,7 +40,7 @@ def test_it_ends_cleanly_when_asked_and_goes_on_from_there(tmp_path: Path) -> No
     assert genesis[0] == genesis[1]
     assert re.fullmatch("0x[0-9a-f]{64}", genesis[0])
     for line in (tmp_path / "node.log").read_text().splitlines():
-        assert json.loads(line)["level"] == "INFO"
+        assert json.loads(line)["level"] == "info"
 
 
 def test_a_taken_port_is_refused(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chain.RunningNode
         yield running
         assert running.process.poll() is None, "the node ended"
     log = (running.folder / "node.log").read_text()
-    assert '"ERROR"' not in log, log[-3000:]
+    assert '"error"' not in log, log[-3000:]
 
 
 def post(node: chain.RunningNode, body: bytes) -> Any:

@@ -43,9 +43,9 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": self.formatTime(record),
-            "level": record.levelname,
-            "name": record.name,
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "service": "node",
             "message": record.getMessage(),
         }
         if record.exc_info:
