@@ -38,6 +38,7 @@ from phala.sdk.keyring import dev_pair
 from phala.sdk.light import load_light_start
 from phala.sdk.network import Network, Sent
 from phala.sdk.trust import load_trust
+from phala.sdk.worker import WorkerClient
 
 T = TypeVar("T")
 
@@ -162,9 +163,10 @@ class LyingWorker:
 class LyingNode:
     """Between pherry and the node's WebSocket."""
 
-    def __init__(self, liar: Liar, url: str) -> None:
+    def __init__(self, liar: Liar, url: str, *, once: str = "") -> None:
         self.liar = liar
         self.url = url
+        self.once = once  # a text that is altered where it comes by first
 
     async def __call__(self, client: ServerConnection) -> None:
         try:
@@ -183,7 +185,7 @@ class LyingNode:
             while True:
                 try:
                     async with asyncio.timeout(HELD_S if held else None):
-                        message = await source.recv()
+                        message = self.edited(await source.recv())
                 except TimeoutError:
                     await self.flush(held, sink)
                     continue
@@ -207,6 +209,12 @@ class LyingNode:
             await source.close()
             await sink.close()
 
+    def edited(self, message: str) -> str:
+        if self.once and self.once in message:
+            message = message.replace(self.once, self.once[::-1])
+            self.once = ""
+        return message
+
     async def flush(self, held: list[str], sink: Any) -> None:
         while held:
             await sink.send(held.pop())
@@ -214,10 +222,10 @@ class LyingNode:
 
 @asynccontextmanager
 async def lying(
-    to_node: Liar, to_worker: Liar, node: int, worker: int
+    to_node: Liar, to_worker: Liar, node: int, worker: int, *, once: str = ""
 ) -> AsyncIterator[tuple[int, int]]:
     """Ports where the relays listen."""
-    node_app = LyingNode(to_node, f"ws://127.0.0.1:{node}")
+    node_app = LyingNode(to_node, f"ws://127.0.0.1:{node}", once=once)
     worker_app = LyingWorker(to_worker, f"http://127.0.0.1:{worker}")
     config = uvicorn.Config(worker_app, port=0, log_config=None, lifespan="off")
     server, listening = uvicorn.Server(config), config.bind_socket()
@@ -319,7 +327,7 @@ async def tell(files: NetworkFiles, node: int, worker: int) -> None:
                 f"ws://127.0.0.1:{node}", f"http://127.0.0.1:{worker}", trust, began=began
             )
         )
-        await registered(client)
+        await registered(client.worker)
         lied_to = await deploy(client)
         while len(numbers) < COMMANDS_MIN or not all(liar.content for liar in liars):
             some = [chance.randrange(1_000) for _ in range(4)]
@@ -338,10 +346,10 @@ async def tell(files: NetworkFiles, node: int, worker: int) -> None:
         assert sum(dumps[0].values()) == dumps[0]["digest"] + sum(numbers)
 
 
-async def registered(client: Network) -> None:
+async def registered(worker: WorkerClient) -> None:
     """Until the chain lists the worker, and its cluster has keys."""
     async with asyncio.timeout(OUTCOME_S):
-        while not (await client.worker.says()).ready:  # noqa: ASYNC110 - it is another process
+        while not (await worker.says()).ready:  # noqa: ASYNC110 - it is another process
             await asyncio.sleep(0.1)
 
 
@@ -351,3 +359,24 @@ def test_lies_change_nothing_but_the_time_taken(tmp_path: Path) -> None:
     ensure_written(files)
     with chain_and_worker(files) as (node, worker):
         asyncio.run(tell(files, node, worker))
+
+
+async def register(files: NetworkFiles, node: int, worker: int, *, once: str) -> None:
+    honest = [Liar(random.Random(0), 0.0) for _ in range(2)]
+    async with lying(honest[0], honest[1], node, worker, once=once) as ports:
+        places = [f"ws://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"]
+        pherry = service(files, "pherry", "--node", places[0], "--worker", places[1])
+        await asyncio.to_thread(pherry.__enter__)
+        try:
+            async with WorkerClient(f"http://127.0.0.1:{worker}") as client:
+                await registered(client)
+        finally:
+            pherry.__exit__(None, None, None)
+        assert "the worker follows chain" in (files.folder / "pherry.log").read_text()
+
+
+def test_one_altered_word_about_the_chain_is_not_believed_for_ever(tmp_path: Path) -> None:
+    files = NetworkFiles(tmp_path)
+    genesis = ensure_written(files)["genesis"]
+    with chain_and_worker(files) as (node, worker):
+        asyncio.run(register(files, node, worker, once=genesis.removeprefix("0x")))
