@@ -197,15 +197,16 @@ class CustodyKeepsItsSums(RuleBasedStateMachine):
     @invariant()
     def every_name_and_hold_is_covered(self) -> None:
         for who in ACCOUNTS:
-            named = [*self.balances.reserves.get(who), *self.balances.holds.get(who)]
-            assert sum(each.amount for each in named) <= self.system.account_of(who).data.reserved
+            named = sum(each.amount for each in self.balances.reserves.get(who))
+            held = sum(each.amount for each in self.balances.holds.get(who))
+            assert named + held <= self.system.account_of(who).data.reserved
 
     @invariant()
     def frozen_is_the_largest_lock_or_freeze(self) -> None:
         for who in ACCOUNTS:
-            entries = [*self.balances.locks.get(who), *self.balances.freezes.get(who)]
-            largest = max((each.amount for each in entries), default=0)
-            assert self.system.account_of(who).data.frozen == largest
+            locked = max((each.amount for each in self.balances.locks.get(who)), default=0)
+            frozen = max((each.amount for each in self.balances.freezes.get(who)), default=0)
+            assert self.system.account_of(who).data.frozen == max(locked, frozen)
 
     @invariant()
     def who_is_relied_on_stays(self) -> None:

@@ -17,6 +17,7 @@ from phala.messages.types import ClusterId, Generation, WorkerId
 from phala.pallets.balances import Balances
 from phala.pallets.grandpa import Grandpa
 from phala.pallets.mq import PhalaMq
+from phala.pallets.multisig import Multisig
 from phala.pallets.phat_contracts import PhalaPhatContracts
 from phala.pallets.registry import PhalaRegistry, Verifier
 from phala.pallets.system import CallFiltered, System
@@ -34,6 +35,7 @@ PALLETS: Final[Mapping[int, type[Pallet]]] = MappingProxyType(
         6: TransactionPayment,
         7: Grandpa,
         8: Utility,
+        9: Multisig,
         84: PhalaMq,
         85: PhalaRegistry,
         86: PhalaPhatContracts,
@@ -52,6 +54,7 @@ class World:
         self.timestamp = Timestamp(block)
         self.balances = Balances(block, accounts=self.system)
         self.payment = TransactionPayment(block, currency=self.balances)
+        self.multisig = Multisig(block, currency=self.balances, dispatcher=self)
         self.grandpa = Grandpa(block)
         self.mq = PhalaMq(
             block, chain=self.system, clock=self.timestamp, workers=self, handler=self
@@ -74,6 +77,7 @@ class World:
             6: self.payment,
             7: self.grandpa,
             8: self.utility,
+            9: self.multisig,
             84: self.mq,
             85: self.registry,
             86: self.contracts,
