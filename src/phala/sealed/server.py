@@ -55,6 +55,7 @@ class Server:
         # Whatever changes the enclave comes one after the other, beside the queries.
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="changes")
         self._news = asyncio.Event()  # set, and replaced, when the enclave has advanced
+        self._advancing = False
         self._queries = 0
         self._early = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -134,9 +135,16 @@ class Server:
                 log("no snapshot", why=str(error))
 
     async def _advance(self, request: Advance) -> HostReply:
+        """One feed at a time: carriers lose patience and send anew, and feeds are large."""
+        if self._advancing:
+            raise Unavailable(
+                "another feed is being applied", mend="wait, then ask where the enclave stands"
+            )
+        self._advancing = True
         try:
             return await self._change(self._enclave.advance, request)
         finally:
+            self._advancing = False
             self._news.set()
             self._news = asyncio.Event()
 
