@@ -92,7 +92,7 @@ def test_the_account_is_what_substrate_derives() -> None:
 
 def test_two_of_three_pay(world: World, block: Block) -> None:
     begin(world)
-    assert block.events[-1] == NewMultisig(ALICE, TOGETHER, HASH)
+    assert block.events[-1:] == [NewMultisig(ALICE, TOGETHER, HASH)]
     assert reserved(world, ALICE) == DEPOSIT
 
     world.multisig.as_multi(Signed(BOB), 2, (ALICE, CAROL), WHEN, CALL, ENOUGH)
@@ -102,7 +102,7 @@ def test_two_of_three_pay(world: World, block: Block) -> None:
     assert reserved(world, ALICE) == 0
     assert world.multisig.multisigs.get(TOGETHER, HASH) is None
     done = dispatch_result(None)
-    assert block.events[-1] == MultisigExecuted(BOB, WHEN, TOGETHER, HASH, done)
+    assert block.events[-1:] == [MultisigExecuted(BOB, WHEN, TOGETHER, HASH, done)]
 
 
 def test_a_call_that_fails_ends_the_operation(world: World, block: Block) -> None:
@@ -120,7 +120,7 @@ def test_approvals_are_counted_once(world: World, block: Block) -> None:
     world.multisig.as_multi(Signed(BOB), 3, (ALICE, CAROL), WHEN, CALL, ENOUGH)
 
     multisig = multi_account((ALICE, BOB, CAROL), 3)
-    assert block.events[-1] == MultisigApproval(BOB, WHEN, multisig, HASH)
+    assert block.events[-1:] == [MultisigApproval(BOB, WHEN, multisig, HASH)]
     with refused(AlreadyApproved, block):
         world.multisig.as_multi(Signed(BOB), 3, (ALICE, CAROL), WHEN, CALL, ENOUGH)
     assert world.balances.free(DAVE) == 0
@@ -150,7 +150,7 @@ def test_who_began_may_cancel(world: World, block: Block) -> None:
     world.multisig.cancel_as_multi(Signed(ALICE), 2, (BOB, CAROL), WHEN, HASH)
 
     assert reserved(world, ALICE) == 0
-    assert block.events[-1] == MultisigCancelled(ALICE, WHEN, TOGETHER, HASH)
+    assert block.events[-1:] == [MultisigCancelled(ALICE, WHEN, TOGETHER, HASH)]
 
 
 def test_the_time_is_named_once_it_began(world: World, block: Block) -> None:

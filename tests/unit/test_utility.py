@@ -104,7 +104,7 @@ def test_batch_all_is_whole_or_not_at_all(world: World, block: Block) -> None:
     world.utility.batch_all(Signed(ALICE), (pay(PHA), pay(PHA)))
 
     assert world.balances.free(BOB) == 2 * PHA
-    assert block.events[-1] == BatchCompleted()
+    assert block.events[-1:] == [BatchCompleted()]
 
 
 def test_a_forced_batch_goes_on_after_a_failure(world: World, block: Block) -> None:
@@ -122,7 +122,7 @@ def test_a_forced_batch_goes_on_after_a_failure(world: World, block: Block) -> N
 def test_a_forced_batch_without_failure_says_so(world: World, block: Block) -> None:
     world.utility.force_batch(Signed(ALICE), (pay(PHA),))
 
-    assert block.events[-1] == BatchCompleted()
+    assert block.events[-1:] == [BatchCompleted()]
 
 
 def test_the_chain_itself_may_batch(world: World, block: Block) -> None:

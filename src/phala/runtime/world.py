@@ -5,7 +5,17 @@ from types import MappingProxyType
 from typing import Final, assert_never
 
 from phala.errors import PhalaError
-from phala.frame import Block, Call, DispatchClass, DispatchError, Errors, Origin, Pallet, Signed
+from phala.frame import (
+    Block,
+    Call,
+    DispatchClass,
+    DispatchError,
+    Errors,
+    Origin,
+    Pallet,
+    Restriction,
+    Signed,
+)
 from phala.messages.payloads.cluster import PartialGiven
 from phala.messages.payloads.enclave import (
     ContractFailed,
@@ -19,11 +29,13 @@ from phala.pallets.grandpa import Grandpa
 from phala.pallets.mq import PhalaMq
 from phala.pallets.multisig import Multisig
 from phala.pallets.phat_contracts import PhalaPhatContracts
+from phala.pallets.proxy import Proxy
 from phala.pallets.registry import PhalaRegistry, Verifier
 from phala.pallets.system import CallFiltered, System
 from phala.pallets.timestamp import Timestamp
 from phala.pallets.transaction_payment import TransactionPayment
 from phala.pallets.utility import Utility
+from phala.runtime.proxies import ProxyRestriction
 
 # The numbers are wire format: never reuse one. Those of 0 to 7 are Phala's own chain's where it has
 # the pallet, those of 84 to 86 too. Hooks run in this order.
@@ -36,6 +48,7 @@ PALLETS: Final[Mapping[int, type[Pallet]]] = MappingProxyType(
         7: Grandpa,
         8: Utility,
         9: Multisig,
+        10: Proxy,
         84: PhalaMq,
         85: PhalaRegistry,
         86: PhalaPhatContracts,
@@ -55,6 +68,7 @@ class World:
         self.balances = Balances(block, accounts=self.system)
         self.payment = TransactionPayment(block, currency=self.balances)
         self.multisig = Multisig(block, currency=self.balances, dispatcher=self)
+        self.proxy = Proxy(block, currency=self.balances, dispatcher=self, rules=self)
         self.grandpa = Grandpa(block)
         self.mq = PhalaMq(
             block, chain=self.system, clock=self.timestamp, workers=self, handler=self
@@ -78,6 +92,7 @@ class World:
             7: self.grandpa,
             8: self.utility,
             9: self.multisig,
+            10: self.proxy,
             84: self.mq,
             85: self.registry,
             86: self.contracts,
@@ -111,6 +126,9 @@ class World:
         except PhalaError as refusal:
             return ERRORS.of(refusal)
         return None
+
+    def restriction(self, proxy_type: int) -> Restriction:
+        return ProxyRestriction(proxy_type)
 
     def is_registered(self, worker: WorkerId) -> bool:
         return self.registry.is_registered(worker)
