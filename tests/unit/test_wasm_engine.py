@@ -19,7 +19,8 @@ from phala.crypto.hashes import blake2_256
 from phala.errors import Invalid, Unavailable
 from phala.wasm import child as engine_child
 from phala.wasm.call import SKIP_FUEL, Call, Ended, State
-from phala.wasm.engine import TICK_MS, Engine
+from phala.wasm.engine import TICK_MS, Component, Engine
+from phala.wasm.executor import Executor
 from phala.wasm.job import (
     COMMAND_LIMITS,
     QUERY_LIMITS,
@@ -35,6 +36,7 @@ from phala.wasm.job import (
     fuel_class,
 )
 from phala.wasm.pool import EnginePool
+from phala.wasm.runtime_module import ensure_compiled, load_runtime
 
 REAL_SLEEP = time.sleep
 COUNTER = (Path(phala.phat.__file__).parent / "templates" / "counter.py").read_bytes()
@@ -339,6 +341,22 @@ def test_a_command_has_one_outcome_on_every_child(body: str) -> None:
     assert outcomes[0].ok
     assert outcomes[0].fuel_used > 0
     assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_what_this_machine_lacks_decides_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load_runtime()
+    ensure_compiled(module)
+    executor = Executor(Component(Engine(), module.compiled), lambda _ms: None)
+
+    def lacking(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Call, "get", lacking)
+    body = "return self.rows.get('a')"
+
+    with pytest.raises(MemoryError):
+        executor.execute(trial(body))
+    assert executor.execute(trial(body, "query")).error is ErrorKind.TRAP
 
 
 def test_chance_follows_the_seed_and_time_the_block(pool: EnginePool) -> None:

@@ -74,6 +74,7 @@ class Call:
         self.events: list[tuple[str, bytes]] = []
         self.logs: list[str] = []
         self.ended: Ended | None = None  # set once; whatever the guest does then, it is over
+        self.short: MemoryError | OSError | None = None  # what this machine lacked, not the guest
         self._write_bytes = 0
         self._event_bytes = 0
         self._log_bytes = 0

@@ -120,6 +120,8 @@ class Component:
                 act(call, arguments, results)
             except BaseException as error:  # noqa: BLE001 - what left here would end the process
                 if self.call is not None and self.call.ended is None:
+                    if isinstance(error, MemoryError | OSError):
+                        self.call.short = error
                     self.call.ended = Ended(ErrorKind.TRAP, f"the engine failed: {error!r}")
                 return capi.error_of("ended")
             return 0

@@ -81,14 +81,16 @@ class Executor:
         self._asks: set[CodeId] = set()  # what asks the host while it loads: no spare for these
 
     def execute(self, job: Job) -> Outcome:
-        """Raises `UnknownCode`."""
+        """Raises `UnknownCode`; for what replicas must agree on, whatever this machine lacked: then
+        nothing is decided, and the child ends."""
         code = self._code(job)
         if isinstance(code, Outcome):
             return code
+        agreed = job.kind in {"instantiate", "command"}
         call = Call(
             self.states.get(job.contract) or State(),
             job.limits,
-            writable=job.kind in {"instantiate", "command"},
+            writable=agreed,
             caller=job.caller,
             block=job.block,
             seed=job.seed,
@@ -105,10 +107,14 @@ class Executor:
         try:
             instance = spare.instance if spare else Instance(self.component, job.limits)
         except capi.EngineError as error:
+            if agreed:
+                raise
             return Outcome(ok=False, error=ErrorKind.MEMORY, text=cut(str(error)))
         if spare:
             instance.refuel(job.limits, spent=spare.load_fuel)
         outcome, keep = self._first(instance, job, call, code, spare)
+        if agreed and call.short is not None:
+            raise call.short
         if keep:
             self._keep(job, Warm(instance))
         else:
