@@ -197,6 +197,18 @@ def test_evidence_is_found_in_hex() -> None:
             assert (opened.evidence.platform, opened.evidence.blob) == (platform, blob)
 
 
+def test_azures_evidence_may_be_lists_of_numbers() -> None:
+    document = {
+        "hcl_report": [72, 67, 76, 65],
+        "tpm_quote": {"message": [1], "signature": "02", "pcrs": [[3, 4], "05"]},
+        "td_quote": "Bg",
+    }
+    (opened,) = open_evidence(json.dumps(document).encode())
+    assert opened.evidence.blob == b"HCLA"
+    assert opened.collateral["tpm_pcrs"] == b"\3\4\5"
+    assert opened.collateral["td_quote"] == b"\6"
+
+
 @pytest.mark.parametrize(
     "document",
     [
@@ -214,6 +226,8 @@ def test_evidence_is_found_in_hex() -> None:
         {"attestation": "0007" + "00" * 300},
         {"attestation": "0003" + "ff" * 300},
         {"hcl_report": "AA"},
+        {"hcl_report": [256], "tpm_quote": {}},
+        {"hcl_report": [True], "tpm_quote": {}},
         {"hcl_report": "AA", "tpm_quote": []},
         {"hcl_report": "AA", "tpm_quote": {"pcrs": [1]}},
     ],

@@ -177,6 +177,18 @@ def test_a_product_and_a_platform_can_be_refused() -> None:
         judged(policy=replace(PRODUCTION, blocked=(b"\x11" * 16,)))
 
 
+def test_a_panic_of_the_library_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class PanicException(BaseException):
+        """As PyO3 calls it."""
+
+    def panic(*_given: object) -> None:
+        raise PanicException("index out of bounds")
+
+    monkeypatch.setattr("dcap_qvl.verify_with_root_ca", panic)
+    with pytest.raises(EvidenceForged, match=r"check 6.*out of bounds"):
+        judged()
+
+
 # ---- event logs
 
 APP, COMPOSE = b"\xa1" * 20, b"\xc0" * 32

@@ -128,9 +128,9 @@ def _of_nvidia(fields: Mapping[str, Any]) -> Opened:
 
 def _of_azure(fields: Mapping[str, Any]) -> Opened:
     """Evidence of the guest components of Confidential Containers."""
-    report, tpm = _base64(_text(fields, "hcl_report")), _object(fields.get("tpm_quote"))
+    report, tpm = _blob(fields, "hcl_report"), _object(fields.get("tpm_quote"))
     pcrs = tpm.get("pcrs")
-    if not isinstance(pcrs, list) or not all(isinstance(each, str) for each in pcrs):
+    if not isinstance(pcrs, list):
         raise _malformed("PCRs that are no list")
     collateral = {
         azure.QUOTE: _hex(tpm, "message"),
@@ -140,7 +140,7 @@ def _of_azure(fields: Mapping[str, Any]) -> Opened:
     code = PlatformCode.AZURE_SNP
     if "td_quote" in fields:
         code = PlatformCode.AZURE_TDX
-        collateral[azure.TD_QUOTE] = _base64(_text(fields, "td_quote"))
+        collateral[azure.TD_QUOTE] = _blob(fields, "td_quote")
     elif "vcek" in fields:
         key = _text(fields, "vcek")
         pem = key.startswith("-----BEGIN")
@@ -169,8 +169,8 @@ def _of_table(table: bytes) -> dict[str, bytes]:
 def _of_dstack(data: bytes) -> Opened:
     """dstack's versioned attestation, SCALE: version 0, then the platform's number.
 
-    TDX, 0: quote, then events. SEV-SNP, 3: report, then certificates in PEM, in any order. What
-    follows, the description of the machine, proves nothing and is left.
+    TDX, 0: quote, then events. Nitro, 2: document. SEV-SNP, 3: report, then certificates in PEM,
+    in any order. What follows, the description of the machine, proves nothing and is left.
     """
     reader = _Scale(data, 2)
     match data[:2]:
@@ -184,6 +184,8 @@ def _of_dstack(data: bytes) -> Opened:
                 Evidence(_of_quote(quote), quote),
                 {intel.EVENT_LOG: _measured(log)},
             )
+        case b"\0\2":
+            return Opened("dstack attestation", Evidence(PlatformCode.NITRO, reader.string()), {})
         case b"\0\3":
             report = reader.string()
             chains = [decode_pem(reader.string()) for _ in range(reader.count(8))]
@@ -282,7 +284,23 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     return value
 
 
+def _blob(fields: Mapping[str, Any], name: str) -> bytes:
+    """Base64, or a list of numbers."""
+    if isinstance(fields.get(name), list):
+        return _listed(fields[name])
+    return _base64(_text(fields, name))
+
+
+def _listed(numbers: list[Any]) -> bytes:
+    if not all(type(each) is int and 0 <= each <= 255 for each in numbers):
+        raise _malformed("a list that is not of bytes")
+    return bytes(numbers)
+
+
 def _hex(fields: Mapping[str, Any], name: str) -> bytes:
+    """Hex, or a list of numbers."""
+    if isinstance(fields.get(name), list):
+        return _listed(fields[name])
     return _decoded(lambda text: bytes.fromhex(text.removeprefix("0x")), _text(fields, name))
 
 

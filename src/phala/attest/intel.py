@@ -83,6 +83,9 @@ _MILD_ADVISORIES: Final = (
     "INTEL-SA-00381",
     "INTEL-SA-00389",
 )
+_PANIC: Final = (
+    "PanicException"  # how Rust's panics arrive: none was seen; one would stop the chain
+)
 _WORDS_MAX: Final = 400  # of the library's, for people
 _CONFIG_OF_COMPOSE: Final = b"\1"  # dstack's first form of MRCONFIGID
 _SGX_OIDS: Final = "1.2.840.113741."  # what a platform's certificate says of itself
@@ -277,14 +280,22 @@ def _judged(blob: bytes, items: dict[str, str], now: Moment, root: bytes | None)
             return dcap_qvl.verify(blob, given, seconds)
         return dcap_qvl.verify_with_root_ca(blob, given, root, seconds)
     except (ValueError, OverflowError) as error:
-        raise EvidenceForged(
-            f"the quote or its collateral does not verify at {seconds} s: {_one_line(error)}",
-            check=6,
-            mend="attest again, with collateral that is current",
-        ) from None
+        raise _unverified(error, seconds) from None
+    except BaseException as error:
+        if type(error).__name__ != _PANIC:
+            raise
+        raise _unverified(error, seconds) from None
 
 
-def _one_line(error: Exception) -> str:
+def _unverified(error: BaseException, seconds: int) -> EvidenceForged:
+    return EvidenceForged(
+        f"the quote or its collateral does not verify at {seconds} s: {_one_line(error)}",
+        check=6,
+        mend="attest again, with collateral that is current",
+    )
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:_WORDS_MAX]
 
 
