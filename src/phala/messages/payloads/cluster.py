@@ -85,7 +85,7 @@ class GenerationRaised:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """The message at this count crashed replicas and is passed over by all."""
+    """The message that brought the topic to this count crashed replicas: all pass it over."""
 
     count: Annotated[int, U64]
 
