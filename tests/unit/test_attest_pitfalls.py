@@ -32,12 +32,19 @@ from phala.attest.errors import (
     EvidenceExpired,
     EvidenceForged,
     EvidenceMalformed,
+    MeasurementRefused,
     PlatformRefused,
     PolicyMalformed,
     RevocationRefused,
     TcbRefused,
 )
-from phala.attest.eventlog import decode_ccel, decode_dstack
+from phala.attest.eventlog import (
+    RUNTIME_EVENT,
+    decode_ccel,
+    decode_dstack,
+    replay,
+    runtime_digest,
+)
 from phala.attest.intel import verify_intel
 from phala.attest.nitro import verify_document
 from phala.attest.verify import check_verdict
@@ -390,3 +397,56 @@ def test_the_library_alone_accepts_what_we_refuse() -> None:
         assert dcap_qvl.verify_with_root_ca(quote, given, INTEL.root_der, seconds).status
         with pytest.raises(AttestationError):
             judged(quote=quote, collateral=collateral)
+
+
+# ---- event logs: dstack 557, 706 and 1320, and the first version's border
+
+SAID = (("app-id", b"\xa1" * 20), ("key-provider", b'{"name":"kms"}'), ("system-ready", b""))
+
+
+def entry(name: str, payload: bytes) -> dict[str, object]:
+    return {
+        "imr": 3,
+        "event_type": RUNTIME_EVENT,
+        "digest": runtime_digest(name, payload).hex(),
+        "event": name,
+        "event_payload": payload.hex(),
+    }
+
+
+def told(log: list[dict[str, object]]) -> object:
+    """The verdict on a quote whose register 3 was extended by what is `SAID`."""
+    extended = decode_dstack(json.dumps([entry(*each) for each in SAID]).encode())
+    items = {**INTEL.collateral(), "event_log": json.dumps(log).encode()}
+    return judged(quote=INTEL.quote(registers=replay(extended)), collateral=items)
+
+
+def test_writable_log_another_payload_under_the_old_digest_is_refused() -> None:
+    """The published client replays the digests that a log gives, and believes the words."""
+    log = [entry(*each) for each in SAID]
+    told(log)
+    log[0] = {**log[0], "event_payload": "00" * 20}
+    with pytest.raises(MeasurementRefused, match="not of its payload"):
+        told(log)
+
+
+def test_double_extend_an_event_told_twice_or_not_at_all_is_refused() -> None:
+    log = [entry(*each) for each in SAID]
+    for changed in ([log[0], *log], log[1:], [log[1], log[0], log[2]], log[:2]):
+        with pytest.raises(MeasurementRefused):
+            told(changed)
+
+
+def test_v1_ambiguity_an_event_cannot_be_called_otherwise() -> None:
+    log = [entry(*each) for each in SAID]
+    log[1] = {**log[1], "event": 'key-provider:{"name"', "event_payload": b'"kms"}'.hex()}
+    assert runtime_digest('key-provider:{"name"', b'"kms"}').hex() == log[1]["digest"]
+    with pytest.raises(EvidenceMalformed, match="runtime event"):
+        told(log)
+
+
+def test_relabelled_log_a_runtime_event_cannot_hide_as_another() -> None:
+    log = [entry(*each) for each in SAID]
+    log[0] = {**log[0], "event_type": 13}
+    with pytest.raises(EvidenceMalformed, match="cannot be computed"):
+        told(log)
