@@ -38,6 +38,7 @@ START = Balance(1_000 * PHA)
 AMOUNT = PHA // 50
 TREASURY = b"modlpy/trsry".ljust(32, b"\0")
 TREASURY_START = PHA // 100
+BURN_PERCENT = 20  # of fees; the rest is the treasury's
 SPEC_VERSION = TRANSACTION_VERSION = 1
 ETHER = 10**18
 
@@ -138,11 +139,11 @@ def node(folder: Path, pairs: list[Keypair]) -> Iterator[str]:
 
 
 class Seen:
-    """The signed extrinsics of a node's blocks, read as they come."""
+    """The signed extrinsics of a node's blocks, each with its block's parent, read as they come."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.extrinsics: list[bytes] = []
+        self.extrinsics: list[tuple[bytes, str]] = []
         self._next = 1
 
     def count(self) -> int:
@@ -150,29 +151,31 @@ class Seen:
         while self._next <= head:
             block = rpc(self.url, "chain_getBlock", rpc(self.url, "chain_getBlockHash", self._next))
             found = (bytes.fromhex(each[2:]) for each in block["block"]["extrinsics"])
-            self.extrinsics += (each for each in found if b"\x84" in each[1:5])
+            parent = block["block"]["header"]["parentHash"]
+            self.extrinsics += ((each, parent) for each in found if b"\x84" in each[1:5])
             self._next += 1
         return len(self.extrinsics)
 
 
-def recompute(url: str, transfers: list[Signed], included: list[bytes]) -> None:
+def recompute(url: str, transfers: list[Signed], included: list[tuple[bytes, str]]) -> None:
     """Every account's nonce and balance are what genesis and the blocks' extrinsics come to."""
     known = {each.data: each for each in transfers}
-    if len(known) != len(transfers) or sorted(known) != sorted(included):
+    if len(known) != len(transfers) or sorted(known) != sorted(data for data, _ in included):
         raise RuntimeError("the blocks do not hold each transfer exactly once")
     start = int(START)
     balances = {each.sender: start for each in transfers} | {TREASURY: TREASURY_START}
     nonces = dict.fromkeys(balances, 0)
-    fees: dict[int, int] = {}
-    for data in included:
+    fees: dict[tuple[int, str], int] = {}
+    for data, parent in included:
         transfer = known[data]
-        if len(data) not in fees:
-            answer = rpc(url, "payment_queryInfo", "0x" + data.hex())
-            fees[len(data)] = int(answer["partialFee"])
-        fee = fees[len(data)]
+        priced = len(data), parent
+        if priced not in fees:
+            answer = rpc(url, "payment_queryInfo", "0x" + data.hex(), parent)
+            fees[priced] = int(answer["partialFee"])
+        fee = fees[priced]
         balances[transfer.sender] -= AMOUNT + fee
         balances[transfer.recipient] += AMOUNT
-        balances[TREASURY] += fee
+        balances[TREASURY] += fee - fee * BURN_PERCENT // 100
         nonces[transfer.sender] += 1
     front = storage_prefix("System", "Account")
     for who, balance in balances.items():

@@ -3,18 +3,26 @@
     fee = base + length fee + multiplier * weight fee + tip
 
 The figures are the original's (reference: its runtime's constants): 0.0001 PHA for the weight that
-every extrinsic has, 0.00001 PHA a byte. Fees go to the treasury.
+every extrinsic has, 0.00001 PHA a byte. The multiplier follows how full blocks are, as Substrate's
+`TargetedFeeAdjustment` does; it never falls under 1, so what is estimated on a quiet chain is what
+is paid. Of fees a share is burnt; the rest, and all tips, go to the treasury.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Final, Protocol
+from typing import Annotated, ClassVar, Final, Protocol
 
-from phala.codec import U8, U128, Newtype
+from phala.codec import U8, U32, U128, Newtype
 from phala.frame import (
+    MICROSECOND,
     Constant,
+    DispatchClass,
     DispatchInfo,
+    Origin,
     Pallet,
+    PalletError,
     StorageValue,
+    call,
+    ensure_root,
     event,
 )
 from phala.frame.block import Block
@@ -24,11 +32,24 @@ BASE_FEE: Final = Balance(PHA // 10_000)
 LENGTH_FEE: Final = Balance(PHA // 100_000)  # a byte
 BASE_REF_TIME: Final = 100_000_000  # picoseconds that every extrinsic takes; they cost `BASE_FEE`
 MULTIPLIER_ONE: Final = 10**18
+MULTIPLIER_MAX: Final = 10**9 * MULTIPLIER_ONE  # far from where a fee would not fit a balance
+TARGET_PERCENT: Final = 25  # of what users' calls may take of a block
+ADJUSTMENT: Final = MULTIPLIER_ONE // 100_000  # how much one block counts
 OPERATIONAL_MULTIPLIER: Final = 5
+
+PERBILL: Final = 10**9
+BURN_SHARE: Final = 200_000_000  # a fifth of fees
+BURN_SHARE_MAX: Final = 500_000_000
 
 TREASURY: Final = AccountId(b"modlpy/trsry".ljust(32, b"\0"))
 
 FIXED_U128: Final[Newtype[int]] = Newtype(("sp_arithmetic", "fixed_point", "FixedU128"), U128)
+
+BILLIONTHS: Final[Newtype[int]] = Newtype(("sp_arithmetic", "per_things", "Perbill"), U32)
+
+
+class ShareTooLarge(PalletError):
+    """More than half of fees would be burnt: set a smaller share."""
 
 
 @event
@@ -38,6 +59,13 @@ class TransactionFeePaid:
     who: AccountId
     actual_fee: Balance
     tip: Balance
+
+
+@event
+class BurnShareSet:
+    """Another share of fees is burnt from now on."""
+
+    share: Annotated[int, BILLIONTHS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +84,7 @@ class Currency(Protocol):
 
     def withdraw(self, who: AccountId, amount: Balance, *, extrinsics: int = 0) -> None: ...
     def deposit(self, who: AccountId, amount: Balance) -> None: ...
+    def destroy(self, amount: Balance) -> None: ...
 
 
 class TransactionPayment(Pallet):
@@ -66,9 +95,23 @@ class TransactionPayment(Pallet):
         FIXED_U128, default=MULTIPLIER_ONE, doc="By how much weight is dearer than at rest."
     )
 
-    def __init__(self, block: Block, *, currency: Currency) -> None:
+    fee_burn_share = StorageValue(
+        BILLIONTHS, default=BURN_SHARE, doc="Which part of fees is burnt; of tips none is."
+    )
+
+    def __init__(self, block: Block, *, currency: Currency, ref_time_max: int) -> None:
+        """`ref_time_max`: picoseconds that users' calls may take of a block."""
         super().__init__(block)
         self.currency = currency
+        self.ref_time_max = ref_time_max
+
+    def on_finalize(self) -> None:
+        """The next block's multiplier, by how full this one is."""
+        before = self.next_fee_multiplier.get()
+        taken = self.block.ref_time[DispatchClass.NORMAL]
+        after = next_multiplier(before, taken, self.ref_time_max)
+        if after != before:
+            self.next_fee_multiplier.put(after)
 
     def inclusion_fee(self, info: DispatchInfo, length: int) -> InclusionFee:
         """What a signed extrinsic pays without its tip, also for a call that is free when bare."""
@@ -93,11 +136,26 @@ class TransactionPayment(Pallet):
         self.currency.withdraw(who, fee, extrinsics=1)
 
     def settle(self, who: AccountId, fee: Balance, tip: Balance) -> None:
-        """Pay what `charge` took to the treasury, after the call ran."""
-        self.currency.deposit(TREASURY, fee)
+        """Burn a share of what `charge` took, and pay the rest to the treasury, after the call
+        ran. `fee` holds the tip."""
+        burnt = Balance((fee - tip) * self.fee_burn_share.get() // PERBILL)
+        if burnt:
+            self.currency.destroy(burnt)
+        self.currency.deposit(TREASURY, Balance(fee - burnt))
         self.emit(TransactionFeePaid(who, fee, tip))
 
-    events: ClassVar = {0: TransactionFeePaid}
+    @call(20 * MICROSECOND)
+    def set_fee_burn_share(self, origin: Origin, share: Annotated[int, BILLIONTHS]) -> None:
+        """Set which part of fees is burnt: the chain itself may, up to a half."""
+        ensure_root(origin)
+        if share > BURN_SHARE_MAX:
+            raise ShareTooLarge
+        self.fee_burn_share.put(share)
+        self.emit(BurnShareSet(share))
+
+    calls: ClassVar = {100: set_fee_burn_share}  # far from what Substrate may add
+    events: ClassVar = {0: TransactionFeePaid, 100: BurnShareSet}
+    errors: ClassVar = {100: ShareTooLarge}
     constants: ClassVar = (
         Constant(
             "OperationalFeeMultiplier",
@@ -110,3 +168,22 @@ class TransactionPayment(Pallet):
 
 def weight_to_fee(ref_time: int) -> Balance:
     return Balance(ref_time * BASE_FEE // BASE_REF_TIME)
+
+
+def next_multiplier(before: int, taken: int, most: int) -> int:
+    """After a block in which users' calls took `taken` picoseconds of `most`.
+
+    With v the adjustment and d by how much fullness differs from its target, the multiplier grows
+    by v*d + (v*d)**2 / 2 of itself, or falls by v*d - (v*d)**2 / 2. All fixed-point products are
+    rounded down. Source: `pallet-transaction-payment`, `TargetedFeeAdjustment`.
+    """
+    taken, target = min(taken, most), most * TARGET_PERCENT // 100
+    apart = abs(taken - target) * MULTIPLIER_ONE // most
+    first = ADJUSTMENT * apart // MULTIPLIER_ONE
+    square = ADJUSTMENT * ADJUSTMENT // MULTIPLIER_ONE // 2
+    second = square * (apart * apart // MULTIPLIER_ONE) // MULTIPLIER_ONE
+    if taken >= target:
+        after = before + (first + second) * before // MULTIPLIER_ONE
+    else:
+        after = before - (first - second) * before // MULTIPLIER_ONE
+    return min(max(after, MULTIPLIER_ONE), MULTIPLIER_MAX)

@@ -36,6 +36,7 @@ from phala.pallets.timestamp import Timestamp
 from phala.pallets.transaction_payment import TransactionPayment
 from phala.pallets.utility import Utility
 from phala.runtime.proxies import ProxyRestriction
+from phala.runtime.version import NORMAL_REF_TIME_MAX
 
 # The numbers are wire format: never reuse one. Those of 0 to 7 are Phala's own chain's where it has
 # the pallet, those of 84 to 86 too. Hooks run in this order.
@@ -66,7 +67,9 @@ class World:
         self.utility = Utility(block, dispatcher=self)
         self.timestamp = Timestamp(block)
         self.balances = Balances(block, accounts=self.system)
-        self.payment = TransactionPayment(block, currency=self.balances)
+        self.payment = TransactionPayment(
+            block, currency=self.balances, ref_time_max=NORMAL_REF_TIME_MAX
+        )
         self.multisig = Multisig(block, currency=self.balances, dispatcher=self)
         self.proxy = Proxy(block, currency=self.balances, dispatcher=self, rules=self)
         self.grandpa = Grandpa(block)
