@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from phala.attest import der
-from phala.attest.ecdsa import SignatureMismatch, verify_p384
+from phala.attest.ecdsa import PointInvalid, SignatureMismatch, verify_p256_any, verify_p384
 from phala.attest.errors import (
     AnchorRefused,
     EvidenceExpired,
@@ -31,6 +31,8 @@ REVOKED_MAX: Final = 4096
 
 # SubjectPublicKeyInfo of an uncompressed P-384 point, all but the point: RFC 5480.
 _P384_PREFIX: Final = bytes.fromhex("3076301006072a8648ce3d020106052b81040022036200")
+_P256_PREFIX: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
+_ECDSA_SHA256: Final = bytes.fromhex("300a06082a8648ce3d040302")
 _ECDSA_SHA384: Final = bytes.fromhex("300a06082a8648ce3d040303")  # RFC 5758
 # RSASSA-PSS with SHA-384, MGF1 with SHA-384, salt of 48: RFC 4055. AMD's older certificates spell
 # the default trailer field out.
@@ -201,6 +203,14 @@ def p384_point(certificate: Certificate) -> bytes:
     return certificate.spki[size:]
 
 
+def p256_key(certificate: Certificate) -> bytes:
+    """The certificate's key, 64 bytes x and y."""
+    size = len(_P256_PREFIX)
+    if certificate.spki[:size] != _P256_PREFIX or len(certificate.spki) != size + 64:
+        raise _malformed("a certificate whose key is not of P-256")
+    return certificate.spki[size:]
+
+
 def check_pss(signed: Signed, issuer: Certificate, what: str) -> None:
     """5. RSA-4096, PSS with SHA-384 and a salt of 48 bytes: AMD's."""
     if signed.algorithm not in _PSS_SHA384:
@@ -217,18 +227,32 @@ def check_pss(signed: Signed, issuer: Certificate, what: str) -> None:
         raise _forged(f"{what} is not signed by its issuer") from None
 
 
+def check_p256(signed: Signed, issuer: Certificate, what: str) -> None:
+    """5. ECDSA over P-256 with SHA-256: Intel's, in either form of s."""
+    if signed.algorithm != _ECDSA_SHA256:
+        raise _forged(f"{what} is not signed by ECDSA with SHA-256")
+    try:
+        verify_p256_any(p256_key(issuer), signed.tbs, *_numbers(signed, what))
+    except (SignatureMismatch, PointInvalid):
+        raise _forged(f"{what} is not signed by its issuer") from None
+
+
 def check_p384(signed: Signed, issuer: Certificate, what: str) -> None:
     """5. ECDSA over P-384 with SHA-384: NVIDIA's and Amazon's."""
     if signed.algorithm != _ECDSA_SHA384:
         raise _forged(f"{what} is not signed by ECDSA with SHA-384")
+    try:
+        verify_p384(p384_point(issuer), signed.tbs, *_numbers(signed, what))
+    except SignatureMismatch:
+        raise _forged(f"{what} is not signed by its issuer") from None
+
+
+def _numbers(signed: Signed, what: str) -> tuple[int, int]:
+    """r and s of an ECDSA signature in DER."""
     fields = der.sequence(der.read(signed.signature))
     if len(fields) != 2:
         raise _malformed(f"the signature of {what}")
-    r, s = (der.integer(each) for each in fields)
-    try:
-        verify_p384(p384_point(issuer), signed.tbs, r, s)
-    except SignatureMismatch:
-        raise _forged(f"{what} is not signed by its issuer") from None
+    return der.integer(fields[0]), der.integer(fields[1])
 
 
 def verify_chain(

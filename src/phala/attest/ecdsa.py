@@ -66,15 +66,28 @@ def verify_p256(key: bytes, message: bytes, signature: bytes) -> bytes:
         PointInvalid: `key` is no point.
         SignatureMismatch: everything else.
     """
-    point = _point(b"\x04" + key) if len(key) == 64 else ensure_point(key)
     r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
     if len(signature) != 64 or 2 * s > ORDER:
+        ensure_key(key)
+        raise SignatureMismatch(key)
+    verify_p256_any(key, message, r, s)
+    return message
+
+
+def ensure_key(key: bytes) -> ec.EllipticCurvePublicKey:
+    """The key of 33 bytes compressed, or 64 bytes x and y; or `PointInvalid`."""
+    return _point(b"\x04" + key) if len(key) == 64 else ensure_point(key)
+
+
+def verify_p256_any(key: bytes, message: bytes, r: int, s: int) -> None:
+    """Whether (r, s) is the key's over `message`, in either form of s; raises as `verify_p256`."""
+    point = ensure_key(key)
+    if not (0 < r < ORDER and 0 < s < ORDER):
         raise SignatureMismatch(key)
     try:
         point.verify(encode_dss_signature(r, s), message, _ALGORITHM)
     except InvalidSignature:
         raise SignatureMismatch(key) from None
-    return message
 
 
 def verify_p384(point: bytes, message: bytes, r: int, s: int) -> None:
