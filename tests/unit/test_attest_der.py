@@ -1,5 +1,6 @@
 """The reader of DER and certificates, and of what tools hand around."""
 
+import base64
 import json
 from contextlib import suppress
 from typing import Any
@@ -186,13 +187,16 @@ def test_an_extended_report_brings_its_certificates(*, swapped: bool) -> None:
     assert [each.der for each in decode_pem(opened.collateral[snp.CHAIN])] == above
 
 
-def test_evidence_is_found_in_hex() -> None:
+def test_evidence_is_found_in_hex_and_base64() -> None:
     for blob, platform in (
         (AMD.report(), PlatformCode.SEV_SNP),
         (nitro_document(CHAIN), PlatformCode.NITRO),
         (gpu_report(CHAIN), PlatformCode.NVIDIA),
     ):
-        for text in (blob.hex(), f"0x{blob.hex()}\n", f"\n{blob.hex().upper()}"):
+        base = base64.b64encode(blob).decode()
+        plain = base64.urlsafe_b64encode(blob).decode().rstrip("=")
+        hexes = (blob.hex(), f"0x{blob.hex()}\n", f"\n{blob.hex().upper()}")
+        for text in (*hexes, base, f"{base[:64]}\n{base[64:]}\n", plain):
             (opened,) = open_evidence(text.encode())
             assert (opened.evidence.platform, opened.evidence.blob) == (platform, blob)
 

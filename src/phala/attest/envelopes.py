@@ -25,6 +25,7 @@ ENVELOPE_BYTES_MAX: Final = 1024 * 1024
 ITEMS_MAX: Final = 32  # of one envelope: eight GPUs and four switches make twelve
 
 _HEX: Final = re.compile(rb"(?:0x)?((?:[0-9a-fA-F]{2}\s*)+)")
+_BASE64: Final = re.compile(rb"[A-Za-z0-9+/_\s-]{200,}=*")
 _PEM_HEAD: Final = "-----BEGIN CERTIFICATE-----\n"
 # Types of entries of the table that an SEV-SNP host hands out with reports: Linux, sev-guest.rst.
 # Their UUIDs are found in either order of bytes.
@@ -62,6 +63,8 @@ def _opened(data: bytes) -> Iterator[Opened]:
         yield from _of_json(text)
     elif (match := _HEX.fullmatch(text)) is not None:
         yield from _of_bytes(bytes.fromhex(match[1].decode()))
+    elif _BASE64.fullmatch(text) is not None:
+        yield from _of_bytes(_base64(text.decode()))
     else:
         yield from _of_bytes(data)
 

@@ -51,6 +51,8 @@ _GET_MEASUREMENTS, _MEASUREMENTS = 0xE0, 0x60
 _DMTF: Final = 1
 _BLOCKS_MAX, _FIELDS_MAX = 255, 64
 _DRIVER_FIELD, _VBIOS_FIELD, _FWID_FIELD = 3, 6, 20
+_READ: Final = (_DRIVER_FIELD, _VBIOS_FIELD, _FWID_FIELD)
+_FWID_DEPTH_MAX: Final = 4
 _DICE: Final = ("2.23.133.5.4.1", "2.23.133.5.4.1.1")  # TcbInfo, MultiTcbInfo
 _MEND: Final = "give the report as the device made it, and the chain that came with it"
 
@@ -183,7 +185,7 @@ def _fields(opaque: bytes) -> Mapping[int, bytes]:
             int.from_bytes(opaque[at + place : at + place + 2], "little") for place in (0, 2)
         )
         end = at + 4 + size
-        if end > len(opaque) or kind in found or len(found) == _FIELDS_MAX:
+        if end > len(opaque) or (kind in found and kind in _READ) or len(found) == _FIELDS_MAX:
             raise _malformed(f"the opaque field {kind} ends outside, or is there twice")
         found[kind] = opaque[at + 4 : end]
         at = end
@@ -218,16 +220,13 @@ def _check_firmware(report: Report, leaf: Certificate) -> None:
         )
 
 
-def _fwids(info: der.Value) -> list[bytes]:
-    """The digests { algorithm, digest }: NVIDIA has one in the body, TcbInfo a list as [6]."""
-    found = []
-    for part in der.sequence(info):
-        pairs = list(der.parts(part.body)) if part.tag == 0xA6 else [part]
-        for pair in pairs:
-            fields = der.sequence(pair) if pair.tag == der.SEQUENCE else []
-            if [each.tag for each in fields] == [der.OID, der.OCTET_STRING]:
-                found.append(fields[1].body)
-    return found
+def _fwids(info: der.Value, depth: int = _FWID_DEPTH_MAX) -> list[bytes]:
+    """The digests of pairs { algorithm, digest }: NVIDIA has one in the body, TcbInfo a list."""
+    parts = list(der.parts(info.body))
+    if [part.tag for part in parts] == [der.OID, der.OCTET_STRING]:
+        return [parts[1].body]
+    below = [part for part in parts if part.tag == der.SEQUENCE or part.tag >> 5 == 0b101]
+    return [each for part in below if depth for each in _fwids(part, depth - 1)]
 
 
 def _manifest(
