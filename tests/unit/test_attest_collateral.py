@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from tests.unit.attesting import index, intel, read
+from tests.unit.attesting import ROOT, index, intel
 
 from phala.attest import (
     AttestationError,
@@ -149,7 +149,9 @@ def test_another_list_or_root_is_refused() -> None:
     with pytest.raises(EvidenceExpired):
         verify_amd_revocations(AMD.revoked(days=9), AMD.chain(), NOW, roots=amd_pki.pinned())
     with pytest.raises(AttestationError):
-        verify_amd_revocations(AMD.revoked(), read("amd/chains/ask_ark_genoa.pem"), NOW)
+        verify_amd_revocations(
+            AMD.revoked(), (ROOT / "vectors/tee/amd/ask_ark_genoa.pem").read_bytes(), NOW
+        )
     changed = bytearray(AMD.revoked([11]))
     changed[80] ^= 1
     with pytest.raises(AttestationError):
