@@ -3,6 +3,7 @@
 The folder of vectors (`PHALA_VECTORS`) holds it; `test_attest_intel` judges Intel's.
 """
 
+import hashlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,15 @@ from phala.attest import (
     verify,
     verify_rim,
 )
-from phala.attest.certs import check_pss, decode_certificate, decode_pem, verify_chain
+from phala.attest.certs import (
+    ROOTS_SEEN,
+    check_p256,
+    check_p384,
+    check_pss,
+    decode_certificate,
+    decode_pem,
+    verify_chain,
+)
 from phala.attest.errors import (
     DebugRefused,
     EvidenceExpired,
@@ -123,6 +132,21 @@ def test_each_chain_of_amd_ends_in_the_pinned_root_of_its_product() -> None:
         line = chain[1].common_name.removeprefix("ARK-")
         now = chain[0].not_before
         verify_chain(chain, check_pss, now, anchor=snp.ROOTS[line], vendor="AMD")
+
+
+def test_each_root_signs_itself() -> None:
+    index()
+    roots = [
+        *(decode_pem(path.read_bytes())[-1] for path in (ALL / "amd" / "chains").iterdir()),
+        decode_pem(read("nvidia/device_root.pem"))[0],
+        decode_pem(read("nvidia/rim_root.pem"))[0],
+        decode_pem(read("nitro/root_g1.pem"))[0],
+        decode_certificate(read("intel/intel_sgx_root_ca.der")),
+    ]
+    for root in roots:
+        scheme = {"ARK": check_pss, "Int": check_p256}.get(root.common_name[:3], check_p384)
+        scheme(root, root, root.common_name)
+    assert {hashlib.sha256(root.der).hexdigest() for root in roots} == set(ROOTS_SEEN)
 
 
 def test_all_nvidia_evidence_is_judged_as_published() -> None:

@@ -29,6 +29,18 @@ CHAIN_CERTIFICATES_MAX: Final = 8  # AMD has 3, NVIDIA 5, AWS 5
 EXTENSIONS_MAX: Final = 32
 REVOKED_MAX: Final = 4096
 
+# SHA-256 of roots as their vendors publish them: these were seen to sign themselves, and a test
+# sees it again, so a verification need not.
+ROOTS_SEEN: Final = (
+    "69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd",  # ARK-Milan
+    "4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1",  # ARK-Genoa
+    "1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a",  # ARK-Turin
+    "102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48",  # NVIDIA's devices
+    "12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1",  # NVIDIA's manifests
+    "641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b",  # AWS Nitro G1
+    "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3",  # Intel SGX
+)
+
 # SubjectPublicKeyInfo of an uncompressed P-384 point, all but the point: RFC 5480.
 _P384_PREFIX: Final = bytes.fromhex("3076301006072a8648ce3d020106052b81040022036200")
 _P256_PREFIX: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
@@ -280,7 +292,8 @@ def verify_chain(
         if not issuer.is_ca:
             raise _forged(f"the issuer of {what} may not sign certificates")
         check_time(each, now, what)
-        scheme(each, issuer, what)
+        if issuer is not each or hashlib.sha256(each.der).hexdigest() not in ROOTS_SEEN:
+            scheme(each, issuer, what)
     return chain[0]
 
 
