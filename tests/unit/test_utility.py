@@ -31,8 +31,7 @@ from phala.pallets.utility import (
 from phala.primitives.address import MultiAddress
 from phala.primitives.types import PHA, AccountId, Balance, BlockNumber, Moment
 from phala.runtime.runtime import AttestVerifier
-from phala.runtime.validity import CALLS
-from phala.runtime.world import World
+from phala.runtime.world import CALLS, World
 from phala.testing.pallets import call_of, refused
 
 ALICE, BOB = AccountId(b"a" * 32), AccountId(b"b" * 32)

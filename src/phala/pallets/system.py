@@ -23,6 +23,7 @@ from phala.frame import (
     Origin,
     Pallet,
     PalletError,
+    Root,
     StorageOption,
     StorageValue,
     Weight,
@@ -193,7 +194,8 @@ class System(Pallet):
         remark: Annotated[bytes, Bytes(bytes_max=REMARK_BYTES_MAX)],  # noqa: ARG002 - only carried
     ) -> None:
         """Carry some bytes in a block and do nothing."""
-        ensure_signed(origin)
+        if not isinstance(origin, Root):
+            ensure_signed(origin)
 
     @call(200 * MICROSECOND)
     def remark_with_event(

@@ -7,7 +7,7 @@ from typing import Final
 from phala.crypto.hashes import blake2_256
 from phala.crypto.signatures import ecdsa_recover, ed25519_verify, sr25519_verify
 from phala.errors import Invalid, PhalaError
-from phala.frame import AccountInfo, Call, Calls, DispatchClass, PalletError, TokenError
+from phala.frame import AccountInfo, Call, DispatchClass, PalletError, TokenError
 from phala.messages.payloads.enclave import SignedMessage
 from phala.messages.registration import SignedRegistration
 from phala.pallets import mq, registry
@@ -28,9 +28,7 @@ from phala.runtime.version import (
     SPEC_VERSION,
     TRANSACTION_VERSION,
 )
-from phala.runtime.world import PALLETS, World
-
-CALLS: Final = Calls(PALLETS)
+from phala.runtime.world import CALLS, World
 
 BARE_PRIORITY: Final = 1 << 63  # before every tip: enclaves' messages are free and few
 BARE_LONGEVITY: Final = 64  # blocks

@@ -64,6 +64,7 @@ BLOCK_REF_TIME_MAX: Final = 2_000_000_000_000  # picoseconds: two seconds on the
 BLOCK_BYTES_MAX: Final = 5 * 1024 * 1024  # Substrate's
 NORMAL_PERCENT: Final = 75  # of either, for what users send; the rest is the chain's own
 NORMAL_REF_TIME_MAX: Final = BLOCK_REF_TIME_MAX * NORMAL_PERCENT // 100
+SCHEDULED_REF_TIME_MAX: Final = BLOCK_REF_TIME_MAX * 50 // 100  # so that users' calls have room
 NORMAL_BYTES_MAX: Final = BLOCK_BYTES_MAX * NORMAL_PERCENT // 100
 BASE_REF_TIME: Final = 100_000_000  # of every extrinsic, beside its call's
 PROOF_SIZE_MAX: Final = (1 << 64) - 1  # proofs have no limit: there is no relay chain

@@ -8,6 +8,7 @@ from phala.errors import PhalaError
 from phala.frame import (
     Block,
     Call,
+    Calls,
     DispatchClass,
     DispatchError,
     Errors,
@@ -24,19 +25,21 @@ from phala.messages.payloads.enclave import (
     GroupKeyAnnounced,
 )
 from phala.messages.types import ClusterId, Generation, WorkerId
-from phala.pallets.balances import Balances
+from phala.pallets.balances import HOLD_PREIMAGE, Balances
 from phala.pallets.grandpa import Grandpa
 from phala.pallets.mq import PhalaMq
 from phala.pallets.multisig import Multisig
 from phala.pallets.phat_contracts import PhalaPhatContracts
+from phala.pallets.preimage import Preimage
 from phala.pallets.proxy import Proxy
 from phala.pallets.registry import PhalaRegistry, Verifier
+from phala.pallets.scheduler import Scheduler
 from phala.pallets.system import CallFiltered, System
 from phala.pallets.timestamp import Timestamp
 from phala.pallets.transaction_payment import TransactionPayment
 from phala.pallets.utility import Utility
 from phala.runtime.proxies import ProxyRestriction
-from phala.runtime.version import NORMAL_REF_TIME_MAX
+from phala.runtime.version import NORMAL_REF_TIME_MAX, SCHEDULED_REF_TIME_MAX
 
 # The numbers are wire format: never reuse one. Those of 0 to 7 are Phala's own chain's where it has
 # the pallet, those of 84 to 86 too. Hooks run in this order.
@@ -50,11 +53,14 @@ PALLETS: Final[Mapping[int, type[Pallet]]] = MappingProxyType(
         8: Utility,
         9: Multisig,
         10: Proxy,
+        11: Preimage,
+        12: Scheduler,
         84: PhalaMq,
         85: PhalaRegistry,
         86: PhalaPhatContracts,
     }
 )
+CALLS: Final = Calls(PALLETS)
 ERRORS: Final = Errors(PALLETS)
 
 
@@ -72,6 +78,10 @@ class World:
         )
         self.multisig = Multisig(block, currency=self.balances, dispatcher=self)
         self.proxy = Proxy(block, currency=self.balances, dispatcher=self, rules=self)
+        self.preimage = Preimage(block, currency=self.balances, reason=HOLD_PREIMAGE)
+        self.scheduler = Scheduler(
+            block, preimages=self.preimage, tasks=self, ref_time_max=SCHEDULED_REF_TIME_MAX
+        )
         self.grandpa = Grandpa(block)
         self.mq = PhalaMq(
             block, chain=self.system, clock=self.timestamp, workers=self, handler=self
@@ -96,6 +106,8 @@ class World:
             8: self.utility,
             9: self.multisig,
             10: self.proxy,
+            11: self.preimage,
+            12: self.scheduler,
             84: self.mq,
             85: self.registry,
             86: self.contracts,
@@ -114,6 +126,9 @@ class World:
             pallet.on_finalize()
 
     # ---- what pallets ask of those made after them
+
+    def decode(self, data: bytes) -> Call:
+        return CALLS.decode(data)
 
     def dispatch(self, call: Call, origin: Origin) -> DispatchError | None:
         """Run a call, whole or not at all. Returns why it did nothing.
