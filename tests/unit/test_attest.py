@@ -1,5 +1,6 @@
 """Evidence is judged alike; nothing but a verdict or a typed error leaves, whatever the bytes."""
 
+import sys
 from dataclasses import replace
 from random import Random
 
@@ -208,6 +209,16 @@ def test_what_is_too_large_is_refused_before_it_is_read() -> None:
 def test_collateral_for_simulated_evidence_is_refused() -> None:
     with pytest.raises(EvidenceMalformed, match=r"check 4.*takes none"):
         verify(Evidence(0, BLOB), POLICY, {"crl": b""}, NOW)
+
+
+def test_a_readers_mistake_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistaken(*_given: object) -> Verdict:
+        raise IndexError
+
+    module = sys.modules["phala.attest.verify"]  # the name in the room is the function
+    monkeypatch.setattr(module, "VERIFIERS", {PlatformCode.SIMULATED: mistaken})
+    with pytest.raises(EvidenceMalformed, match="not foreseen: IndexError"):
+        judged(BLOB)
 
 
 def test_errors_say_who_can_mend_them() -> None:

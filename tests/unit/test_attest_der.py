@@ -3,6 +3,7 @@
 import base64
 import json
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -123,6 +124,15 @@ def test_times_are_read(time: bytes, moment: int) -> None:
 def test_other_times_are_refused(time: bytes) -> None:
     with pytest.raises(EvidenceMalformed):
         der.moment(der.read(time))
+
+
+@pytest.mark.parametrize(
+    "subject", ["3000", "30023100", "300431023000", "3009310730050603550403", "30023000", "0500"]
+)
+def test_a_name_of_another_form_is_no_name(subject: str) -> None:
+    certificate = replace(decode_certificate(LEAF), subject=bytes.fromhex(subject))
+    with suppress(EvidenceMalformed):
+        assert certificate.common_name == ""
 
 
 def test_identifiers_are_read() -> None:

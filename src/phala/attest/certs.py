@@ -88,9 +88,9 @@ class Certificate:
         found = []
         for names in der.parts(der.read(self.subject).body):
             for pair in der.parts(der.tagged(names, der.SET).body):
-                kind, *value = der.sequence(pair)
-                if der.oid(kind) == _COMMON_NAME and len(value) == 1:
-                    found.append(value[0].body.decode("ascii", "replace"))
+                fields = der.sequence(pair)
+                if len(fields) == 2 and der.oid(fields[0]) == _COMMON_NAME:
+                    found.append(fields[1].body.decode("ascii", "replace"))
         return found[0] if len(found) == 1 else ""
 
     @property

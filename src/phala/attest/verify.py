@@ -27,6 +27,9 @@ EVIDENCE_BYTES_MAX: Final = 16 * 1024  # reference/tee.md section 1.3; a TDX quo
 COLLATERAL_ITEMS_MAX: Final = 16
 COLLATERAL_BYTES_MAX: Final = 512 * 1024  # all items together; a boot log fills 256 KiB
 
+# A reader's mistake must not stop a chain; the tests of alterations tell it from a refusal.
+_UNFORESEEN: Final = (ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
+
 Verifier: TypeAlias = Callable[[bytes, Policy, Mapping[str, bytes], Moment], Verdict]
 
 # What this build can judge. Changing one is a change of the runtime: DESIGN section 10.
@@ -88,10 +91,18 @@ def verify(
     """
     platform = _platform(evidence, policy)  # 1, 2
     _check_sizes(evidence, collateral)  # 3
-    if platform is PlatformCode.NVIDIA:
-        verdict = verify_nvidia(evidence.blob, policy, collateral, now, rims)
-    else:
-        verdict = VERIFIERS[platform](evidence.blob, policy, collateral, now)  # 4 to 7
+    try:  # 4 to 7
+        if platform is PlatformCode.NVIDIA:
+            verdict = verify_nvidia(evidence.blob, policy, collateral, now, rims)
+        else:
+            verdict = VERIFIERS[platform](evidence.blob, policy, collateral, now)
+    except _UNFORESEEN as error:
+        raise EvidenceMalformed(
+            f"the {platform.word} evidence is of a form that was not foreseen:"
+            f" {type(error).__name__}",
+            check=4,
+            mend="give the evidence as the platform made it; tell us of these bytes",
+        ) from error
     check_verdict(verdict, policy)  # 8 to 11
     return verdict
 
