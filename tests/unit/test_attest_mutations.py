@@ -321,7 +321,8 @@ def test_altered_evidence_is_refused_or_the_same(
         try:
             verdict = seed.judge(data)
         except AttestationError as error:
-            assert error.__cause__ is None, f"turn {turn}: a reader's mistake, {error}"
+            if error.__cause__ is not None:  # a reader's mistake
+                raise
             found[f"check {error.check}"] += 1
         except Invalid:
             found["policy"] += 1
