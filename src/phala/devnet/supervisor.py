@@ -16,7 +16,7 @@ from phala.devnet.status import fetch_worker
 from phala.errors import Refused, Unavailable
 
 HOST: Final = "127.0.0.1"
-BACKOFF_S: Final = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)  # before each start in a row; then the last
+BACKOFF_S: Final = (0.2, 1.0, 2.0, 5.0)  # before each start in a row; then the last
 STEADY_S: Final = 3.0  # a service that served this long was well: its end is no sequel
 USABLE_S_MAX: Final = 60.0
 POLL_S: Final = 0.05
