@@ -112,9 +112,7 @@ def _of_json(text: bytes) -> Iterator[Opened]:
         yield _of_azure(fields)
     elif "quote" in fields:
         quote = _hex(fields, "quote")
-        log = (
-            {intel.EVENT_LOG: _text(fields, "event_log").encode()} if "event_log" in fields else {}
-        )
+        log = {intel.EVENT_LOG: _utf8(_text(fields, "event_log"))} if "event_log" in fields else {}
         yield Opened("dstack quote", Evidence(_of_quote(quote), quote), log)
     elif "attestation" in fields:
         yield _of_dstack(_hex(fields, "attestation"))
@@ -147,7 +145,7 @@ def _of_azure(fields: Mapping[str, Any]) -> Opened:
     elif "vcek" in fields:
         key = _text(fields, "vcek")
         pem = key.startswith("-----BEGIN")
-        collateral[snp.KEY] = decode_pem(key.encode())[0].der if pem else _base64(key)
+        collateral[snp.KEY] = decode_pem(_utf8(key))[0].der if pem else _base64(key)
     return Opened("Azure evidence", Evidence(code, report), collateral)
 
 
@@ -285,6 +283,10 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise _malformed(f"{name} is no text")
     return value
+
+
+def _utf8(text: str) -> bytes:
+    return _decoded(str.encode, text)  # JSON's may hold half of a pair of surrogates
 
 
 def _blob(fields: Mapping[str, Any], name: str) -> bytes:
