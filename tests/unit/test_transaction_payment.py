@@ -112,12 +112,13 @@ def test_a_fifth_of_fees_is_burnt_and_no_tip(
     fee, tip = Balance(3 * PHA), Balance(2 * PHA)
     payment.charge(ALICE, fee)
     payment.settle(ALICE, fee, tip)
+    assert block.events[-1] == TransactionFeePaid(ALICE, fee, tip)
+    payment.on_finalize()
 
     burnt = PHA // 5
     assert balances.free(TREASURY) == TEN + fee - burnt
     assert balances.total_issuance.get() == 2 * TEN - burnt
     assert balances.free(ALICE) == TEN - fee
-    assert block.events[-1] == TransactionFeePaid(ALICE, fee, tip)
 
 
 @given(st.integers(0, PHA), st.integers(0, PHA), st.integers(0, BURN_SHARE_MAX))
@@ -130,6 +131,7 @@ def test_issuance_falls_by_what_is_burnt(inclusion: int, tip: int, share: int) -
     payment.set_fee_burn_share(Root(), share)
     payment.charge(ALICE, Balance(inclusion + tip))
     payment.settle(ALICE, Balance(inclusion + tip), Balance(tip))
+    payment.on_finalize()
 
     held = balances.free(ALICE) + balances.free(TREASURY)
     assert balances.total_issuance.get() == held

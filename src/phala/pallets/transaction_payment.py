@@ -104,9 +104,14 @@ class TransactionPayment(Pallet):
         super().__init__(block)
         self.currency = currency
         self.ref_time_max = ref_time_max
+        self._burnt = 0  # of this block's fees; no extrinsic that was paid for is undone
 
     def on_finalize(self) -> None:
-        """The next block's multiplier, by how full this one is."""
+        """Burn what is to be of the block's fees, at once: the sum of all plancks is changed once
+        a block. The next block's multiplier, by how full this one is."""
+        if self._burnt:
+            self.currency.destroy(Balance(self._burnt))
+            self._burnt = 0
         before = self.next_fee_multiplier.get()
         taken = self.block.ref_time[DispatchClass.NORMAL]
         after = next_multiplier(before, taken, self.ref_time_max)
@@ -136,11 +141,10 @@ class TransactionPayment(Pallet):
         self.currency.withdraw(who, fee, extrinsics=1)
 
     def settle(self, who: AccountId, fee: Balance, tip: Balance) -> None:
-        """Burn a share of what `charge` took, and pay the rest to the treasury, after the call
-        ran. `fee` holds the tip."""
-        burnt = Balance((fee - tip) * self.fee_burn_share.get() // PERBILL)
-        if burnt:
-            self.currency.destroy(burnt)
+        """Put a share of what `charge` took aside to be burnt, and pay the rest to the treasury,
+        after the call ran. `fee` holds the tip."""
+        burnt = (fee - tip) * self.fee_burn_share.get() // PERBILL
+        self._burnt += burnt
         self.currency.deposit(TREASURY, Balance(fee - burnt))
         self.emit(TransactionFeePaid(who, fee, tip))
 
