@@ -7,17 +7,26 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.clients import chain as clients
 
+from phala.codec import Compact
+from phala.crypto.hashes import blake2_256
 from phala.errors import Refused
 from phala.finality import decode_justification, signed_precommit
+from phala.node.core.pool import Banned, Change, Pooled, Status
 from phala.node.engines import solo as engine
 from phala.node.engines.solo import Solo
 from phala.node.main import open_node
 from phala.node.service import Finalized, Happening, Node
-from phala.primitives.types import BlockNumber, Hash
+from phala.primitives.address import MULTI_ADDRESS, MultiAddress, MultiSignature
+from phala.primitives.extrinsic import IMMORTAL, Extrinsic, Signature
+from phala.primitives.types import BALANCE, PHA, Balance, BlockNumber, Hash, Moment
+from phala.runtime import DEV_ACCOUNTS, BlockBuilder, decode
+from phala.runtime.outcome import Applied
+from phala.trie import State
 
 KILLED_AT = ("before the block", "before the signature", "before the justification", "after all")
 
@@ -112,3 +121,55 @@ def test_another_authoritys_key_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(Refused, match="put the authority's key"):
         open_node(tmp_path, spec, archive=False)
+
+
+def pay(signer: str, amount: int) -> Pooled:
+    """A transfer by a development account, as it waits in the pool."""
+    by = Signature(
+        MultiAddress.of(DEV_ACCOUNTS[signer]),
+        MultiSignature(1, bytes(64)),
+        IMMORTAL,
+        0,
+        Balance(0),
+    )
+    to = MULTI_ADDRESS.encode(MultiAddress.of(DEV_ACCOUNTS["Ferdie"]))
+    data = Extrinsic(by, bytes([5, 3]) + to + Compact(BALANCE).encode(Balance(amount))).encode()
+    tag = signer.encode()
+    return Pooled(Hash(blake2_256(data)), data, 0, (), (tag,), 1 << 62, decode(data))
+
+
+def test_a_transaction_that_breaks_the_runtime_is_dropped_and_the_block_is_built_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, poison, after = (pay(name, PHA) for name in ("Alice", "Bob", "Charlie"))
+    apply = BlockBuilder.apply
+
+    def poisoned(builder: BlockBuilder, extrinsic: bytes, **options: Any) -> Applied:
+        applied = apply(builder, extrinsic, **options)
+        if extrinsic == poison.data:
+            raise ZeroDivisionError  # half-way: the state is written to
+        return applied
+
+    monkeypatch.setattr(BlockBuilder, "apply", poisoned)
+    monkeypatch.setattr(engine, "now", lambda: Moment(1_000_000))
+    spec = clients.prepare(tmp_path)
+    with opened(tmp_path, spec) as (node, solo):
+        builder = node.runtime.open_block(State(node.chain.next_base()), node.chain.head)
+        for data in (*builder.inherents(Moment(1_000_000)), before.data, after.data):
+            builder.apply(data, check_signature=False)
+        expected = builder.seal(node.chain.root_with).header
+        told: list[Happening] = []
+        node.watch(poison.hash, told.append)
+        for each in (before, poison, after):
+            node.pool.add(each)
+        asyncio.run(solo.write())
+
+        body = node.chain.store.body(node.chain.head.number)
+        assert list(body[1:]) == [before.data, after.data]
+        assert told == [Change(poison.hash, Status.INVALID)]
+        with pytest.raises(Banned):
+            node.pool.ensure_new(poison.hash, node.chain.head.number)
+        assert "ZeroDivisionError" in caplog.text
+        assert node.chain.head == expected
+        asyncio.run(solo.write())
+        assert node.chain.finalized == 1

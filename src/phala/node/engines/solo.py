@@ -38,6 +38,14 @@ def ensure_authority(key: Keypair, authorities: tuple[bytes, ...]) -> Keypair:
     return key
 
 
+class _Spoilt(Exception):
+    """Applying a transaction failed otherwise than by a refusal."""
+
+    def __init__(self, by: Pooled) -> None:
+        super().__init__()
+        self.by = by
+
+
 class Solo:
     """Writes blocks on the head of one node."""
 
@@ -79,11 +87,20 @@ class Solo:
         """Write one block on the head, then finalize the head before it."""
         chain, runtime = self.node.chain, self.node.runtime
         parent = chain.head
-        builder = runtime.open_block(State(chain.next_base()), parent)
-        inherents = builder.inherents(now())
-        for inherent in inherents:
-            builder.apply(inherent)
-        taken = await self._fill(builder)
+        until = time.monotonic() + BUILD_S_MAX
+        while True:
+            builder = runtime.open_block(State(chain.next_base()), parent)
+            inherents = builder.inherents(now())
+            for inherent in inherents:
+                builder.apply(inherent)
+            try:
+                taken = await self._fill(builder, until)
+            except _Spoilt as spoilt:
+                LOG.exception("a transaction broke the block: 0x%s", spoilt.by.hash.hex())
+                self._drop_spoiler(spoilt.by)
+                await asyncio.sleep(0)
+            else:
+                break
         sealed = builder.seal(chain.root_with)
         chain.append(
             sealed.header,
@@ -98,15 +115,30 @@ class Solo:
             self.finalize(BlockNumber(number))
         self.node.revalidate()
 
-    async def _fill(self, builder: BlockBuilder) -> list[Pooled]:
-        """Apply what is ready; the transactions that are in the block."""
+    def _drop_spoiler(self, spoiler: Pooled) -> None:
+        """A bug of ours that one transaction meets must not end the node, nor come back."""
+        refusal = InvalidTransaction(
+            Problem.CALL,
+            why="the node met an error of its own while applying it",
+            mend="report it with the node's log; send nothing like it meanwhile",
+        )
+        self.node.drop(spoiler.hash, refusal)
+
+    async def _fill(self, builder: BlockBuilder, until: float) -> list[Pooled]:
+        """Apply what is ready; the transactions that are in the block.
+
+        Raises:
+            _Spoilt: one failed half-way, so the builder's state is nobody's: throw it away.
+        """
         taken: list[Pooled] = []
-        until = time.monotonic() + BUILD_S_MAX
         self._backlog = False
         pause = time.monotonic() + SLICE_S
         for each in self.node.pool.in_order():
             if each.valid_till <= builder.number - 1:
                 continue  # its signature may be of another era; `revalidate` looks at it
+            if time.monotonic() > until:  # also when builders before this one took the time
+                self._backlog = True
+                break
             try:
                 builder.apply(each.data, check_signature=False, decoded=each.decoded)
             except InvalidTransaction as refusal:
@@ -116,13 +148,11 @@ class Solo:
                 if refusal.problem is not Problem.FUTURE:
                     LOG.info("not included: %s", refusal)
                     self.node.drop(each.hash, refusal)
+            except Exception as error:
+                raise _Spoilt(each) from error
             else:
                 taken.append(each)
-            moment = time.monotonic()
-            if moment > until:
-                self._backlog = True
-                break
-            if moment > pause:
+            if time.monotonic() > pause:
                 await asyncio.sleep(0)
                 pause = time.monotonic() + SLICE_S
         return taken
