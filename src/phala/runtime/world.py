@@ -38,6 +38,7 @@ from phala.pallets.system import CallFiltered, System
 from phala.pallets.timestamp import Timestamp
 from phala.pallets.transaction_payment import TransactionPayment
 from phala.pallets.utility import Utility
+from phala.pallets.vesting import Vesting
 from phala.runtime.proxies import ProxyRestriction
 from phala.runtime.version import NORMAL_REF_TIME_MAX, SCHEDULED_REF_TIME_MAX
 
@@ -55,6 +56,7 @@ PALLETS: Final[Mapping[int, type[Pallet]]] = MappingProxyType(
         10: Proxy,
         11: Preimage,
         12: Scheduler,
+        14: Vesting,
         84: PhalaMq,
         85: PhalaRegistry,
         86: PhalaPhatContracts,
@@ -82,6 +84,7 @@ class World:
         self.scheduler = Scheduler(
             block, preimages=self.preimage, tasks=self, ref_time_max=SCHEDULED_REF_TIME_MAX
         )
+        self.vesting = Vesting(block, currency=self.balances)
         self.grandpa = Grandpa(block)
         self.mq = PhalaMq(
             block, chain=self.system, clock=self.timestamp, workers=self, handler=self
@@ -108,6 +111,7 @@ class World:
             10: self.proxy,
             11: self.preimage,
             12: self.scheduler,
+            14: self.vesting,
             84: self.mq,
             85: self.registry,
             86: self.contracts,
