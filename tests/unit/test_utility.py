@@ -12,9 +12,11 @@ from phala.frame import (
     Call,
     DispatchError,
     InnerRefused,
+    Origin,
     Root,
     Signed,
     Unsigned,
+    dispatch_result,
 )
 from phala.pallets.balances import Transfer
 from phala.pallets.utility import (
@@ -23,6 +25,7 @@ from phala.pallets.utility import (
     BatchCompleted,
     BatchCompletedWithErrors,
     BatchInterrupted,
+    DispatchedAs,
     ItemCompleted,
     ItemFailed,
     TooManyCalls,
@@ -161,6 +164,31 @@ def test_a_derived_account_acts_for_the_signer(world: World, block: Block) -> No
         world.utility.as_derivative(Signed(ALICE), 8, pay(PHA))
     with refused(BadOrigin, block):
         world.utility.as_derivative(Root(), 7, pay(PHA))
+
+
+def test_the_chain_itself_acts_as_anybody(world: World, block: Block) -> None:
+    world.utility.dispatch_as(Root(), Signed(ALICE), pay(PHA))
+    assert block.events[-1:] == [DispatchedAs(dispatch_result(None))]
+    world.utility.dispatch_as(Root(), Root(), pay(PHA))
+    assert block.events[-1:] == [DispatchedAs(dispatch_result(BAD_ORIGIN))]
+    with refused(BadOrigin, block):
+        world.utility.dispatch_as(Signed(BOB), Signed(ALICE), pay(PHA))
+    assert world.balances.free(BOB) == PHA
+
+
+@pytest.mark.parametrize("origin", [Root(), Signed(ALICE), Unsigned()])
+def test_who_asks_travels_as_substrate_writes_it(origin: Origin) -> None:
+    encoded = call_of("Utility", "dispatch_as", origin, pay(PHA)).encoded
+
+    front = {Root: "0000", Signed: "0001" + ALICE.hex(), Unsigned: "0002"}[type(origin)]
+    assert encoded.hex().startswith("0803" + front + "0503")
+    assert CALLS.decode(encoded).arguments[0] == origin
+
+
+@pytest.mark.parametrize("front", ["0100", "0003"])
+def test_nobody_else_asks(front: str) -> None:
+    with pytest.raises(Malformed):
+        CALLS.decode(bytes.fromhex("0803" + front) + pay(PHA).encoded)
 
 
 def test_a_derived_account_is_substrates() -> None:

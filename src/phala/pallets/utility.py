@@ -3,12 +3,13 @@
 Source: `pallet-utility`: calls, events, errors, their numbers, and how an account is derived.
 """
 
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from phala.codec import U16, U32, Vector
 from phala.crypto.hashes import blake2_256
 from phala.frame import (
     DISPATCH_ERROR,
+    DISPATCH_RESULT,
     MICROSECOND,
     RUNTIME_CALL,
     Block,
@@ -23,9 +24,12 @@ from phala.frame import (
     Root,
     Signed,
     call,
+    dispatch_result,
+    ensure_root,
     ensure_signed,
     event,
 )
+from phala.frame.caller import ORIGIN_CALLER
 from phala.primitives.types import AccountId
 
 BATCH_MAX: Final = 1024  # calls
@@ -67,11 +71,22 @@ class ItemFailed:
     error: Annotated[DispatchError, DISPATCH_ERROR]
 
 
+@event
+class DispatchedAs:
+    """A call ran as somebody's."""
+
+    result: Annotated[Any, DISPATCH_RESULT]
+
+
 def weight_of_all(calls: tuple[Call, ...]) -> int:
     return sum(each.info.weight.ref_time + EACH_REF_TIME for each in calls)
 
 
 def weight_of_inner(_index: int, inner: Call) -> int:
+    return inner.info.weight.ref_time
+
+
+def weight_as(_origin: Origin, inner: Call) -> int:
     return inner.info.weight.ref_time
 
 
@@ -120,6 +135,18 @@ class Utility(Pallet):
             self.emit(ItemCompleted())
         self.emit(BatchCompleted())
 
+    @call(20 * MICROSECOND, weigh=weight_as)
+    def dispatch_as(
+        self,
+        origin: Origin,
+        as_origin: Annotated[Origin, ORIGIN_CALLER],
+        call: Annotated[Call, RUNTIME_CALL],
+    ) -> None:
+        """Run a call as anybody: the chain itself may."""
+        ensure_root(origin)
+        error = self.dispatcher.dispatch(call, as_origin)
+        self.emit(DispatchedAs(dispatch_result(error)))
+
     @call(20 * MICROSECOND, weigh=weight_of_all)
     def force_batch(self, origin: Origin, calls: Annotated[tuple[Call, ...], CALLS]) -> None:
         """Run all calls, also after one that fails."""
@@ -132,13 +159,20 @@ class Utility(Pallet):
             self.emit(ItemCompleted() if error is None else ItemFailed(error))
         self.emit(BatchCompletedWithErrors() if failed else BatchCompleted())
 
-    calls: ClassVar = {0: batch, 1: as_derivative, 2: batch_all, 4: force_batch}
+    calls: ClassVar = {
+        0: batch,
+        1: as_derivative,
+        2: batch_all,
+        3: dispatch_as,
+        4: force_batch,
+    }
     events: ClassVar = {
         0: BatchInterrupted,
         1: BatchCompleted,
         2: BatchCompletedWithErrors,
         3: ItemCompleted,
         4: ItemFailed,
+        5: DispatchedAs,
     }
     errors: ClassVar = {0: TooManyCalls}
     constants: ClassVar = (
