@@ -35,7 +35,8 @@ from phala.messages.payloads.system import (
     KeyDue,
     WorkerRegistered,
 )
-from phala.messages.registration import PLATFORM_SIMULATED
+from phala.messages.registration import ENCRYPTION_KEY, PLATFORM_SIMULATED
+from phala.messages.signing import Purpose
 from phala.messages.state import (
     AUTHORITIES_KEY,
     CLUSTER_STATE,
@@ -50,7 +51,9 @@ from phala.messages.state import (
     contract_keys_key,
     worker_key,
 )
-from phala.messages.types import ContractId, Generation, SealKey
+from phala.messages.types import ContractId, Epoch, Generation, SealKey
+from phala.pallets import registry
+from phala.pallets.registry import REFRESH_BLOCKS, REFRESHES_MAX
 from phala.pallets.system import BLOCK_HASH_COUNT, System
 from phala.primitives.address import MULTI_ADDRESS, MultiAddress
 from phala.primitives.extrinsic import Era, Extrinsic
@@ -646,6 +649,58 @@ def test_a_registration_counts_once(cloud: Cloud) -> None:
     refusal = refuses(chain, Problem.CUSTOM, extrinsic)
 
     assert refusal.custom == 11  # EvidenceUsed
+
+
+def test_a_keys_epoch_has_one_key(cloud: Cloud) -> None:
+    chain, worker = cloud.chain, cloud.worker
+    worker.epoch = 2
+    chain.block(worker.register(chain.header))
+    chain.block(worker.register(chain.header))  # the same key once more
+    for epoch, public in ((2, b"x" * 32), (1, b"\1" * 32)):
+        body = worker.registration(chain.header)
+        key = replace(body.encryption_key, epoch=Epoch(epoch), public=SealKey(public))
+        signature = worker.sign(Purpose.ENCRYPTION_KEY, ENCRYPTION_KEY.encode(key))
+        body = replace(body, encryption_key=key, key_signature=signature)
+
+        refusal = refuses(chain, Problem.CUSTOM, register_extrinsic(worker.signed(body)))
+
+        assert refusal.custom == 5  # EncryptionKeyRefused
+
+
+def test_a_worker_registers_again_at_once_but_not_for_ever(cloud: Cloud) -> None:
+    chain, worker = cloud.chain, cloud.worker
+    for _ in range(1 + REFRESHES_MAX):
+        chain.block(worker.register(chain.header))
+        worker.epoch += 1
+
+    assert refuses(chain, Problem.CUSTOM, worker.register(chain.header)).custom == 15
+    other = replace(worker, seed=b"o" * 32)
+    chain.block(other.register(chain.header))
+    for _ in range(REFRESH_BLOCKS):
+        chain.block()
+    chain.block(worker.register(chain.header))
+
+    info = WORKER_INFO.decode(chain.pairs[worker_key(worker.worker)])
+    assert info.epoch == worker.epoch
+
+
+def test_evidence_is_remembered_as_long_as_it_could_be_used(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = 8
+    monkeypatch.setattr(registry, "WINDOW_BLOCKS", window)
+    monkeypatch.setattr(registry, "REFRESH_BLOCKS", 1)
+    chain, worker = cloud.chain, cloud.worker
+    prefix = storage_prefix("PhalaRegistry", "UsedEvidence")
+    used: list[bytes] = []
+    for _ in range(4 * window):
+        used.append(worker.register(chain.header))
+        chain.block(used[-1])
+        for old in used:
+            with pytest.raises(InvalidTransaction):
+                chain.validator().validate(old)
+        kept = [key for key in chain.pairs if key.startswith(prefix)]
+        assert len(kept) == min(len(used), window)
 
 
 @pytest.mark.parametrize(

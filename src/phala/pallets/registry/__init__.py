@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Final, Protocol
 from phala.codec import (
     U8,
     U32,
+    U64,
     Bytes,
     Descriptor,
     Malformed,
@@ -80,6 +81,7 @@ from phala.pallets.registry.errors import (
     OtherChain,
     OtherFork,
     PlatformNotAccepted,
+    RefreshedTooOften,
     ReportDataDiffers,
     RuntimeNotAllowed,
     UnknownVersion,
@@ -91,6 +93,9 @@ LIST_ITEMS_MAX: Final = 64
 POLICY_BYTES_MAX: Final = 16 * 1024  # attest.policy has the same
 ENDPOINTS_MAX: Final = 4
 FIRST_PERIOD: Final = 1
+REFRESHES_MAX: Final = 5  # of one worker in `REFRESH_BLOCKS`: they are free, but restarts need some
+REFRESH_BLOCKS: Final = 100
+PRUNED_MAX: Final = 4  # by one registration; it adds one
 
 SENDER: Final = PalletSender(b"PhalaRegistry")
 
@@ -144,6 +149,22 @@ class Seats:
 class GroupKey:
     period: Annotated[int, U32]
     public: Annotated[bytes, Bytes(bytes_max=GROUP_KEY_BYTES)]
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshes:
+    """How often a worker was listed anew since a block."""
+
+    since: BlockNumber
+    count: Annotated[int, U32]
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceQueue:
+    """The ends of the used evidence, in the order in which it came."""
+
+    first: Annotated[int, U64]
+    next: Annotated[int, U64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +248,19 @@ class PhalaRegistry(Pallet):
         Hasher.BLAKE2_128_CONCAT, WorkerId, WORKER_INFO, doc="Workers with accepted evidence."
     )
     used_evidence = StorageMap(
-        Hasher.BLAKE2_128_CONCAT, Hash, BlockNumber, doc="Evidence handed in, and when."
+        Hasher.BLAKE2_128_CONCAT,
+        Hash,
+        BlockNumber,
+        doc="Evidence handed in, and when; forgotten once the block that it binds is too old.",
+    )
+    evidence_order: StorageMap[int, Hash] = StorageMap(
+        Hasher.TWOX_64_CONCAT, U64, HASH, doc="Used evidence as it came."
+    )
+    evidence_queue = StorageValue(
+        EvidenceQueue, default=EvidenceQueue(0, 0), doc="Ends of `EvidenceOrder`."
+    )
+    refreshes = StorageMap(
+        Hasher.TWOX_64_CONCAT, WorkerId, Refreshes, doc="How often workers were listed of late."
     )
     policy = StorageValue(
         Bytes(bytes_max=POLICY_BYTES_MAX), default=b"", doc="How evidence is judged: attest.policy."
@@ -301,9 +334,10 @@ class PhalaRegistry(Pallet):
 
         1 version; 2 genesis hash; 3 the bound height is at most `WINDOW_BLOCKS` old; 4 the bound
         block is of this chain; 5 the worker signed the registration; 6 and its encryption key, of
-        no earlier epoch than the present one; 7 the chain accepts the platform; 8 evidence,
-        under the chain's policy at the block's time; 9 it was made for this manifest and block;
-        10 measurement and 11 runtime id are allowed; 12 the evidence was not used before.
+        a later epoch than the present one, or the present one itself; 7 a listed worker was not
+        refreshed too often; 8 the chain accepts the platform; 9 evidence, under the chain's policy
+        at the block's time; 10 it was made for this manifest and block; 11 measurement and
+        12 runtime id are allowed; 13 the evidence was not used before.
         """
         body = signed.body
         manifest, key = body.manifest, body.encryption_key
@@ -319,20 +353,21 @@ class PhalaRegistry(Pallet):
         if self.chain.hash_of(body.height) != body.block_hash:  # 4
             raise OtherFork
         self._check_signatures(signed, genesis)  # 5, 6
-        if body.evidence.platform not in self.accepted_platforms.get():  # 7
+        self._refreshes(manifest.worker)  # 7
+        if body.evidence.platform not in self.accepted_platforms.get():  # 8
             raise PlatformNotAccepted
         try:
-            judged = self.verifier.verify(body.evidence, self.policy.get(), self.clock.time())  # 8
+            judged = self.verifier.verify(body.evidence, self.policy.get(), self.clock.time())  # 9
         except PhalaError as error:
             raise EvidenceRefused from error
         expected = report_data(PURPOSE_REGISTER, manifest, body.block_hash, body.height)
-        if judged.report_data != expected:  # 9
+        if judged.report_data != expected:  # 10
             raise ReportDataDiffers
-        if judged.measurement not in self.allowed_measurements.get():  # 10
+        if judged.measurement not in self.allowed_measurements.get():  # 11
             raise MeasurementNotAllowed
-        if manifest.runtime_id not in self.allowed_runtimes.get():  # 11
+        if manifest.runtime_id not in self.allowed_runtimes.get():  # 12
             raise RuntimeNotAllowed
-        if judged.evidence_id in self.used_evidence:  # 12
+        if judged.evidence_id in self.used_evidence:  # 13
             raise EvidenceUsed
         return judged
 
@@ -345,13 +380,50 @@ class PhalaRegistry(Pallet):
         except BadSignature:
             raise NotSignedByWorker from None
         known = self.enclaves.get(worker)
-        if key.worker != worker or (known is not None and key.epoch < known.epoch):  # 6
+        if key.worker != worker:  # 6
             raise EncryptionKeyRefused
+        if known is not None:
+            same = (key.epoch, key.public) == (known.epoch, known.encryption_key)
+            if key.epoch <= known.epoch and not same:  # 6
+                raise EncryptionKeyRefused
         part = signed_bytes(Purpose.ENCRYPTION_KEY, genesis, ENCRYPTION_KEY.encode(key))
         try:
             sr25519_verify(worker, part, body.key_signature)  # 6
         except BadSignature:
             raise EncryptionKeyRefused from None
+
+    def _refreshes(self, worker: WorkerId) -> Refreshes | None:
+        """What is noted once a worker is refreshed; None for one that is new.
+
+        A worker that lost its files needs to register at once, and again where that is lost too;
+        so some are allowed in a row, whatever their key's epoch: anyone who runs one raises that.
+        """
+        if worker not in self.enclaves:
+            return None
+        now = self.block.number
+        noted = self.refreshes.get(worker)
+        if noted is None or now >= noted.since + REFRESH_BLOCKS:
+            return Refreshes(now, 1)
+        if noted.count >= REFRESHES_MAX:
+            raise RefreshedTooOften
+        return Refreshes(noted.since, noted.count + 1)
+
+    def _use_evidence(self, evidence: Hash) -> None:
+        """Remember it; forget what binds blocks that check 3 refuses from now on."""
+        now, queue = self.block.number, self.evidence_queue.get()
+        first = queue.first
+        for _ in range(PRUNED_MAX):
+            oldest = self.evidence_order.get(first)
+            used_at = None if oldest is None else self.used_evidence.get(oldest)
+            # It binds a block before the one in which it was used.
+            if oldest is None or used_at is None or now - used_at < WINDOW_BLOCKS:
+                break
+            self.used_evidence.delete(oldest)
+            self.evidence_order.delete(first)
+            first += 1
+        self.used_evidence.put(evidence, now)
+        self.evidence_order.put(queue.next, evidence)
+        self.evidence_queue.put(EvidenceQueue(first, queue.next + 1))
 
     @call(5_000 * MICROSECOND, pays_fee=Pays.NO)
     def register_enclave(
@@ -361,7 +433,10 @@ class PhalaRegistry(Pallet):
         ensure_unsigned(origin)
         judged = self.check(registration)
         body = registration.body
-        self.used_evidence.put(judged.evidence_id, self.block.number)
+        refreshes = self._refreshes(body.manifest.worker)
+        if refreshes is not None:
+            self.refreshes.put(body.manifest.worker, refreshes)
+        self._use_evidence(judged.evidence_id)
         self._list(body, judged)
         self._appoint(body.manifest.worker)
         self._ask_for_keys(body.manifest.worker)
@@ -459,6 +534,7 @@ class PhalaRegistry(Pallet):
                 NotGatekeeper,
                 GroupKeyKnown,
                 GroupKeyMalformed,
+                RefreshedTooOften,
             )
         )
     )

@@ -24,7 +24,11 @@ class NotSignedByWorker(PalletError):
 
 
 class EncryptionKeyRefused(PalletError):
-    """The encryption key is not the worker's, or older than its present one: sign a new one."""
+    """The encryption key is not the worker's, or of no later epoch: sign one of the next epoch."""
+
+
+class RefreshedTooOften(PalletError):
+    """The worker registered too often of late: wait some blocks, then register again."""
 
 
 class PlatformNotAccepted(PalletError):
