@@ -1,20 +1,24 @@
 """The enclave's files: what a kill, a full disk or a hostile host can do to them."""
 
+import contextlib
 import errno
 import os
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from phala.crypto.secret import Secret
+from phala.enclave.checkpoint import KIND_JOURNAL, KIND_SNAPSHOT, FrameReader, Torn
+from phala.enclave.records import CLUSTER_KEYS, EPOCHS, SEATS, EpochKey, EpochKeys, Seat
 from phala.enclave.store import Store, state_key
 from phala.errors import Unavailable
-from phala.messages.types import ContractId
-from phala.primitives.types import Hash
+from phala.messages.types import ContractId, Epoch, SealKey
+from phala.primitives.types import BlockNumber, Hash
 from phala.sealed import checkpoint
-from phala.sealed.checkpoint import Checkpoint
+from phala.sealed.checkpoint import SNAPSHOTS_KEPT, Checkpoint
 from phala.testing.enclave import HashEntropy
 
 GENESIS = Hash(bytes([1] * 32))
@@ -184,6 +188,94 @@ def test_a_snapshot_is_due_when_the_journal_outgrew_it(
 
     assert 10 < written < 40
     assert reloaded(kept.folder) == kept.everything
+
+
+def epoch_key(epoch: int) -> EpochKey:
+    return EpochKey(Epoch(epoch), SealKey(bytes([epoch]) * 32), secret(epoch))
+
+
+def secret(number: int) -> Secret:
+    return Secret(b"secret" + bytes([number]) * 26)
+
+
+OLD = EpochKeys(epoch_key(2), epoch_key(1), BlockNumber(9), None)
+SEAT = Seat(1, 1, 1, secret(5), b"")
+ERASURES: dict[str, tuple[dict[bytes, bytes | None], dict[bytes, bytes | None], Secret]] = {
+    "an epoch": (
+        {EPOCHS.mark: EPOCHS.value.encode(OLD)},
+        {EPOCHS.mark: EPOCHS.value.encode(replace(OLD, previous=None))},
+        secret(1),
+    ),
+    "a generation": (
+        {CLUSTER_KEYS.mark + b"c": secret(4).reveal()},
+        {CLUSTER_KEYS.mark + b"c": None},
+        secret(4),
+    ),
+    "a share": ({SEATS.mark: SEATS.value.encode(SEAT)}, {SEATS.mark: None}, secret(5)),
+}
+
+
+def holds(folder: Path, found: Secret) -> bool:
+    """Whether a file in the folder decrypts to the secret."""
+    for path in folder.iterdir():
+        kind = KIND_SNAPSHOT if "snapshot" in path.name else KIND_JOURNAL
+        with contextlib.suppress(Torn):
+            frames = FrameReader(KEY, kind, path.read_bytes()).rest()
+            if any(found.reveal() in frame for frame in frames):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("what", ERASURES)
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_erased_key_is_in_no_file_after_the_step(
+    kept: Kept, what: str, *, restarted: bool
+) -> None:
+    before, erasure, erased = ERASURES[what]
+    for each in (before, *steps(3)):
+        kept.step(each)
+        kept.files.compact(kept.store)
+    (kept.folder / "snapshot-00000001.new").write_bytes(b"half")
+    kept.step(steps(5)[4])
+    assert not kept.files.compact_if_due(kept.store)
+    kept.step(before | {b"N": b"x"})
+    assert not kept.files.compact_if_due(kept.store)
+    assert holds(kept.folder, erased)
+
+    kept.step(erasure)
+    now = Kept(kept.folder, boot=1) if restarted else kept
+    assert now.files.compact_if_due(now.store)
+
+    assert not holds(kept.folder, erased)
+    assert len(list(kept.folder.iterdir())) == SNAPSHOTS_KEPT
+    now.step(steps(6)[5])
+    assert not now.files.compact_if_due(now.store)
+    max(kept.folder.glob("snapshot-*")).write_bytes(b"")  # the one before still serves
+    assert reloaded(kept.folder) == now.everything
+    now.files.close()
+
+
+def test_a_kill_before_old_files_are_gone_is_made_good(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, erasure, erased = ERASURES["a generation"]
+    kept.step(before)
+    kept.files.compact(kept.store)
+    kept.step(erasure)
+
+    def die(_: Checkpoint) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "_forget_old", die)
+        with pytest.raises(KeyboardInterrupt):
+            kept.files.compact_if_due(kept.store)
+    assert holds(kept.folder, erased)
+    again = Kept(kept.folder, boot=1)
+
+    assert again.files.compact_if_due(again.store)
+    assert not holds(kept.folder, erased)
+    assert again.everything == kept.everything
 
 
 def test_another_key_opens_nothing(kept: Kept) -> None:

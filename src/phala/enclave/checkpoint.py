@@ -11,7 +11,7 @@ back to an older whole step; the chain then brings the enclave forward again.
     link'  = blake2_256(link ‖ sealed)
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -20,6 +20,7 @@ from phala.crypto import aead, kdf
 from phala.crypto.hashes import blake2_256
 from phala.crypto.secret import Secret
 from phala.enclave.ports import Changes
+from phala.enclave.records import CLUSTER_KEYS, EPOCHS, NO_KEYS, SEATS, EpochKeys
 from phala.errors import Invalid
 from phala.messages.types import scale
 from phala.primitives.types import Hash
@@ -89,6 +90,26 @@ def encode_changes(changes: Changes) -> bytes:
 
 def decode_changes(data: bytes) -> Changes:
     return {change.key: change.value for change in CHANGES.decode(data)}
+
+
+def erases(data: Mapping[bytes, bytes], changes: Changes) -> bool:
+    """Whether the table holds a secret key that it does not hold after the changes."""
+    for key, value in changes.items():
+        old = data.get(key)
+        if old is None or old == value:
+            continue
+        if key[:1] in (CLUSTER_KEYS.mark, SEATS.mark):
+            return True
+        if key == EPOCHS.mark:
+            left = _public_keys(NO_KEYS if value is None else EPOCHS.value.decode(value))
+            if any(each not in left for each in _public_keys(EPOCHS.value.decode(old))):
+                return True
+    return False
+
+
+def _public_keys(keys: EpochKeys) -> list[bytes]:
+    found = (keys.current, keys.previous, keys.pending)
+    return [each.public for each in found if each is not None]
 
 
 class FrameWriter:

@@ -2,7 +2,9 @@
 
     snapshot-GENERATION           everything at some step, put in place by rename
     journal-GENERATION-SEGMENT    the steps since, each written and synced before it counts
+    erasing                       files older than the newest snapshot may hold an erased key
 
+After a step that erases a secret key everything is written anew, and no file before that is left.
 A segment is never continued after a restart: a new one begins where the last whole record ends.
 """
 
@@ -23,6 +25,7 @@ from phala.enclave.checkpoint import (
     Torn,
     decode_changes,
     encode_changes,
+    erases,
     first_link,
     read_snapshot,
     snapshot,
@@ -34,6 +37,7 @@ from phala.primitives.types import Hash
 
 JOURNAL_BYTES_MIN: Final = 4 << 20  # below, no snapshot is worth its write
 SNAPSHOTS_KEPT: Final = 2  # where the newest is broken, the one before and its journal serve
+ERASING: Final = "erasing"
 
 _SNAPSHOT: Final = re.compile(r"snapshot-(\d{8})")
 _JOURNAL: Final = re.compile(r"journal-(\d{8})-(\d{6})")
@@ -54,6 +58,8 @@ class Checkpoint:
         self._writer: FrameWriter | None = None
         self._file: int = -1
         self._end = 0  # of the last whole record in the file
+        self._store = Store()
+        self._erasing = (folder / ERASING).exists()
 
     def load(self) -> Store:
         """What was kept: the newest whole snapshot and every step after it that is whole."""
@@ -72,6 +78,7 @@ class Checkpoint:
                 self._replay(path, store)
                 self._generation, self._segment = generation, segment + 1
         store.rebuild()
+        self._store = store
         return store
 
     def _replay(self, path: Path, store: Store) -> None:
@@ -84,12 +91,18 @@ class Checkpoint:
         if reader.start.link != self._link:
             return
         for frame in reader.rest():
-            store.load(decode_changes(frame))
+            changes = decode_changes(frame)
+            self._erasing = self._erasing or erases(store.data, changes)
+            store.load(changes)
         self._link = reader.link
         self._journal_bytes += len(data)
 
     def append(self, changes: Changes) -> None:
-        """Raises `Unavailable` where the disk does not take it; then it is as if never written."""
+        """Keep a step that the loaded store does not have yet.
+
+        Raises:
+            Unavailable: the disk does not take it; then it is as if never written.
+        """
         try:
             writer = self._writer or self._begin()
             record = writer.frame(encode_changes(changes))
@@ -101,6 +114,7 @@ class Checkpoint:
                 f"the checkpoint cannot be written: {error.strerror}",
                 mend="make room on the disk, or mend it; the step is tried again",
             ) from None
+        self._erasing = self._erasing or erases(self._store.data, changes)
         self._link = writer.link
         self._end += len(record)
         self._journal_bytes += len(record)
@@ -136,11 +150,32 @@ class Checkpoint:
             self._file = -1
 
     def compact_if_due(self, store: Store) -> bool:
-        """A snapshot when the journal has outgrown the last one: cost follows what changes."""
+        """A snapshot when the journal has outgrown the last one: cost follows what changes.
+
+        Also where a key was erased: then as many as are kept, so that none of before is.
+        """
+        if self._erasing:
+            self._erase(store)
+            return True
         if self._journal_bytes < max(JOURNAL_BYTES_MIN, self._snapshot_bytes):
             return False
         self.compact(store)
         return True
+
+    def _erase(self, store: Store) -> None:
+        mark = self._folder / ERASING
+        try:
+            mark.touch(0o600)  # a kill between the snapshots and the end: do it again
+            for _ in range(SNAPSHOTS_KEPT):
+                self.compact(store)
+            sync_folder(self._folder)
+            mark.unlink(missing_ok=True)
+        except OSError as error:
+            raise Unavailable(
+                f"files with an erased key cannot be removed: {error.strerror}",
+                mend="make room on the disk, or mend it; it is tried again with the next step",
+            ) from None
+        self._erasing = False
 
     def compact(self, store: Store) -> None:
         """Write a snapshot of `store`, which is the state after the last step, and start anew.
@@ -179,6 +214,8 @@ class Checkpoint:
         for generation, _, path in self._journals():
             if generation < kept[0]:
                 path.unlink(missing_ok=True)
+        for path in self._folder.glob("snapshot-*.new"):  # of a kill while one was written
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         if self._file >= 0:
