@@ -372,4 +372,4 @@ def test_keys_of_two_generations_have_nothing_in_common(world: World) -> None:
 
     assert one != two
     assert keys.command_public(one, world.contract) != keys.command_public(two, world.contract)
-    assert keys.storage_key(one, world.contract) != keys.root_key(one)
+    assert keys.root_key(one) != keys.root_key(two)

@@ -12,7 +12,6 @@ from phala.primitives.types import Hash
 # Each derived key has a name of its own; they are wire format, for replicas must agree.
 CLUSTER: Final = b"phala/cluster-key/v1"
 ROOT: Final = b"phala/cluster/root/v1"
-STORAGE: Final = b"phala/contract/storage/v1"
 COMMAND: Final = b"phala/contract/command/v1"
 SIGNING: Final = b"phala/contract/signing/v1"
 RANDOM: Final = b"phala/contract/random/v1"
@@ -35,11 +34,6 @@ def verify_combined(
     """Raises `bls.BadPartial`: the group did not sign this cluster's generation."""
     message = key_message(genesis, group_public, cluster, generation)
     bls.verify_partial(group_public, message, combined.reveal(), index=index)
-
-
-def storage_key(cluster: Secret, contract: ContractId) -> Secret:
-    """What a contract's state is encrypted with wherever it leaves the enclave."""
-    return kdf.derive(cluster, STORAGE, contract)
 
 
 def command_secret(cluster: Secret, contract: ContractId) -> Secret:
