@@ -26,6 +26,7 @@ from phala.sdk.inclusion import header_number
 from phala.sdk.rpc import bytes_of, hex_of
 
 AGE_MS_MAX: Final = 60_000
+AHEAD_MS_MAX: Final = 60_000  # of the chain's time before this machine's clock
 START_BYTES_MAX: Final = 1024 * 1024
 GRANDPA: Final = list(b"FRNK")
 
@@ -196,12 +197,29 @@ class LightView:
         return fresh(data, age_ms_max)
 
 
+class ClockBehind(Refused):
+    """The chain's time lies ahead of this machine's clock: then no age can be told."""
+
+    def __init__(self, ahead_ms: int) -> None:
+        super().__init__(
+            f"the finalized block is {ahead_ms // 1000} s ahead of this machine's clock",
+            mend="set this machine's clock; if it is right, do not trust this chain's authorities",
+        )
+
+
 def fresh(data: bytes | None, age_ms_max: int | None = AGE_MS_MAX) -> Moment:
-    """`Timestamp.Now`, not older than allowed by this machine's clock."""
+    """`Timestamp.Now`, not older than allowed by this machine's clock, nor ahead of it.
+
+    Raises:
+        ClockBehind: it is ahead by more than `AHEAD_MS_MAX`.
+        Refused: it is older than `age_ms_max`; None allows any age.
+    """
     if data is None:
         raise Unavailable("the chain has no time yet", mend="wait for its first block")
     now = MOMENT.decode(data)
     age_ms = int(time.time() * 1000) - now
+    if -age_ms > AHEAD_MS_MAX:
+        raise ClockBehind(-age_ms)
     if age_ms_max is not None and age_ms > age_ms_max:
         raise Refused(
             f"the finalized block is {age_ms // 1000} s old",
