@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phala.attest.verify import EVIDENCE_BYTES_MAX
 from phala.codec import Malformed, OutOfRange
 from phala.crypto.hashes import blake2_256
 from phala.errors import Invalid
-from phala.messages import padding
+from phala.messages import padding, registration
 from phala.messages.bus import (
     ENVELOPE,
     PAYLOAD_BYTES_MAX,
@@ -188,6 +189,10 @@ def test_no_purpose_is_the_front_of_another() -> None:
         for other, bytes_of_other in signed.items():
             assert one is other or not bytes_of_other.startswith(bytes_of_one[: 1 + 10])
     assert wrapped(b"m") == b"<Bytes>m</Bytes>"
+
+
+def test_what_evidence_the_chain_takes_is_what_is_judged() -> None:
+    assert registration.EVIDENCE_BYTES_MAX == EVIDENCE_BYTES_MAX
 
 
 def test_tags_fill_their_field() -> None:

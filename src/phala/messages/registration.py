@@ -10,7 +10,7 @@ from phala.messages.types import Epoch, SealKey, Signature64, WorkerId, scale
 from phala.primitives.types import ACCOUNT_ID, AccountId, BlockNumber, Hash
 
 REGISTRATION_VERSION: Final = 1
-EVIDENCE_BYTES_MAX: Final = 64 * 1024
+EVIDENCE_BYTES_MAX: Final = 16 * 1024  # attest.verify has the same, and judges no more
 MEASUREMENT_BYTES_MAX: Final = 64
 
 PURPOSE_REGISTER: Final = b"register"  # others: key-release, ra-tls, user (reference/tee.md §5.1)
