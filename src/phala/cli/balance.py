@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from phala.cli.options import json_option, network_options, place_of
+from phala.cli.options import chain_options, json_option, place_of
 from phala.cli.render import pha, show
 from phala.cli.wallet import account_of
 from phala.primitives.address import encode_ss58
@@ -16,17 +16,15 @@ from phala.sdk.chain import ChainClient
 
 @click.command(short_help="Show what an account has.")
 @click.argument("who", default="Alice")
-@network_options
+@chain_options
 @json_option
-def balance(
-    *, who: str, folder: Path | None, urls: tuple[str, ...], worker: str | None, as_json: bool
-) -> None:
+def balance(*, who: str, folder: Path | None, urls: tuple[str, ...], as_json: bool) -> None:
     """Show what an account has: an SS58 address, an account's name, or Alice … Ferdie.
 
     Example: phala balance Alice
     """
     account = account_of(who)
-    found = asyncio.run(_fetch(place_of(folder, urls, worker).nodes[0], account))
+    found = asyncio.run(_fetch(place_of(folder, urls).nodes[0], account))
     data = found["data"]
     address = encode_ss58(account)
     lines = [address, f"free      {pha(data['free'])}"]

@@ -45,9 +45,12 @@ def dir_option(function: F) -> F:
 
 def network_options(function: F) -> F:
     """Which network: the folder of one of this machine, or the addresses of any."""
-    function = click.option("--worker", help="A worker's address, instead of the network's own.")(
-        function
-    )
+    worker = click.option("--worker", help="A worker's address, instead of the network's own.")
+    return chain_options(worker(function))
+
+
+def chain_options(function: F) -> F:
+    """The same for what asks no worker."""
     function = click.option(
         "--url",
         "urls",
@@ -98,7 +101,7 @@ def files_at(folder: Path | None) -> NetworkFiles:
     return NetworkFiles((folder or default_folder()).expanduser().absolute())
 
 
-def place_of(folder: Path | None, urls: tuple[str, ...], worker: str | None) -> Place:
+def place_of(folder: Path | None, urls: tuple[str, ...], worker: str | None = None) -> Place:
     """Where the options lead.
 
     Raises:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from phala.cli.options import json_option, network_options, place_of, signer_options
+from phala.cli.options import chain_options, json_option, place_of, signer_options
 from phala.cli.render import pha, plancks_of, show, waiting
 from phala.cli.session import placed, placed_text
 from phala.cli.wallet import account_of, signer_of
@@ -19,7 +19,7 @@ from phala.sdk.keyring import Keypair
 @click.argument("amount", metavar="PHA")
 @signer_options
 @click.option("--wait/--no-wait", default=True, help="Wait until the transfer is finalized.")
-@network_options
+@chain_options
 @json_option
 def transfer(
     *,
@@ -30,14 +30,13 @@ def transfer(
     wait: bool,
     folder: Path | None,
     urls: tuple[str, ...],
-    worker: str | None,
     as_json: bool,
 ) -> None:
     """Send PHA, and wait until nobody can take it back.
 
     Example: phala transfer Bob 12.5 --dev Alice
     """
-    place = place_of(folder, urls, worker)
+    place = place_of(folder, urls)
     receiver, plancks = account_of(to), plancks_of(amount)
     signer = signer_of(place, dev, account)
     call = Call("Balances", "transfer_keep_alive", {"dest": {"Id": receiver}, "value": plancks})
