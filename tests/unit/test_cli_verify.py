@@ -109,7 +109,7 @@ def test_options_that_make_no_sense_are_refused(receipt: Path, options: tuple[st
 
 
 def test_a_file_that_is_no_receipt_is_refused(receipt: Path) -> None:
-    receipt.write_text("{}")
+    receipt.write_text('{"format": 1}')
 
     assert isinstance(run(receipt).exception, BundleMalformed)
 

@@ -1,54 +1,161 @@
-"""`phala verify`: whether a receipt holds, what was checked, and on whose word. No network."""
+"""`phala verify`: whether a receipt or evidence holds, and on whose word. No network."""
 
 import json
+import re
+import time
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from phala.attest.policy import POLICY_BYTES_MAX, PRODUCTION
+from phala.cli import evidence
+from phala.cli.evidence_files import read_bounded
 from phala.cli.options import json_option
 from phala.cli.render import show
 from phala.devnet.files import home
 from phala.errors import Invalid
 from phala.messages.calls import Outcome
-from phala.primitives.types import Hash
-from phala.sdk.bundle import Bundle, load_bundle
+from phala.primitives.types import Hash, Moment
+from phala.sdk.bundle import BUNDLE_BYTES_MAX, Bundle
 from phala.sdk.trust import Trust, chosen, find_trust
 from phala.sdk.verify import Check, CheckFailed, Report, verify_bundle
 
 RESULT_CHARACTERS_MAX: Final = 2_000  # of a result, on a screen; --json has all of it
+NOW_MAX: Final = 253_402_300_799  # Unix seconds: the last of the year 9999
+# The first field of a bundle. Evidence in JSON has no such field, and its texts escape the quotes.
+_RECEIPT: Final = re.compile(rb'\A\s*\{.*?(?<!\\)"format"\s*:', re.DOTALL)
+_RECEIPT_HEAD_BYTES: Final = 64 * 1024
 
 
 @click.command()
-@click.argument("receipt", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="A network's folder that lies elsewhere: its trust.json is believed.",
+    help="Receipt: a network's folder that lies elsewhere: its trust.json is believed.",
 )
-@click.option("--genesis", help="The genesis hash that you trust, in hex.")
+@click.option("--genesis", help="Receipt: the genesis hash that you trust, in hex.")
 @click.option(
     "--simulated-root",
-    help="With --genesis: accept simulated evidence of this root, which protects nothing.",
+    help="With --genesis or --policy dev: accept simulated evidence of this root, which protects"
+    " nothing.",
+)
+@click.option(
+    "--collateral",
+    "collateral",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="Evidence: what the vendor says of it; may be repeated. docs/reference/policy.md has the"
+    " names.",
+)
+@click.option("--nonce", help="Evidence: refuse unless it was made for this nonce, in hex.")
+@click.option(
+    "--now",
+    "now_s",
+    type=click.IntRange(0, NOW_MAX),
+    help="Evidence: the time to judge at, in Unix seconds.  [default: this machine's clock]",
+)
+@click.option(
+    "--policy",
+    metavar="production|devices|dev|FILE",
+    help="Evidence: the policy to judge by.  [default: production]",
 )
 @json_option
 def verify(
     *,
-    receipt: Path,
+    file: Path,
     folder: Path | None,
     genesis: str | None,
     simulated_root: str | None,
+    collateral: tuple[str, ...],
+    nonce: str | None,
+    now_s: int | None,
+    policy: str | None,
     as_json: bool,
 ) -> None:
-    """Check a receipt and everything under it, offline.
+    """Check a receipt and everything under it, or evidence of a platform, offline.
 
-    Which policy it is judged by follows from its genesis hash, as this machine knows it: `dev` for
-    a network that this machine made, else `production`, which accepts no simulated evidence.
+    Which policy a receipt is judged by follows from its genesis hash, as this machine knows it:
+    `dev` for a network that this machine made, else `production`, which accepts no simulated
+    evidence.
+
+    Evidence is a quote, report or document of SGX, TDX, SEV-SNP, Nitro, NVIDIA, Azure or dstack,
+    raw, in hex or in JSON.
 
     Example: phala verify receipt.json
+
+    Example: phala verify quote.bin --collateral collateral.json --now 1751624191
     """
-    bundle = load_bundle(receipt)
+    data = read_bounded(file, BUNDLE_BYTES_MAX, "the file")
+    if _RECEIPT.search(data[:_RECEIPT_HEAD_BYTES]) is not None:
+        _refuse_options(
+            "a receipt",
+            {
+                "--collateral": collateral or None,
+                "--nonce": nonce,
+                "--now": now_s,
+                "--policy": policy,
+            },
+        )
+        _verify_receipt(data, folder, genesis, simulated_root, as_json=as_json)
+        return
+    _refuse_options("evidence", {"--dir": folder, "--genesis": genesis})
+    judge = _judge_of(policy, simulated_root, now_s, nonce, collateral)
+    try:
+        judged = evidence.judge_file(data, judge)
+    except evidence.Failed as failed:
+        if not as_json:
+            click.echo(evidence.text_of_failed(failed, judge))
+        raise failed.error from None
+    show(evidence.document_of(judged, judge), evidence.text_of(judged, judge), as_json=as_json)
+
+
+def _refuse_options(what: str, options: dict[str, Any]) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise Invalid(
+            f"the file is {what}, which {', '.join(given)} says nothing about",
+            mend="leave that out: see phala verify --help",
+        )
+
+
+def _judge_of(
+    policy: str | None,
+    simulated_root: str | None,
+    now_s: int | None,
+    nonce: str | None,
+    collateral: tuple[str, ...],
+) -> evidence.Judge:
+    name = policy or PRODUCTION.name
+    built_in = name in evidence.POLICIES
+    text = None if built_in else read_bounded(Path(name), POLICY_BYTES_MAX, "the policy")
+    root = None if simulated_root is None else _hex(simulated_root, 33, "--simulated-root")
+    if root is not None and policy is None:
+        raise Invalid(
+            "--simulated-root stands without --policy", mend="add --policy dev, or leave it out"
+        )
+    own = now_s is None
+    return evidence.Judge(
+        policy=evidence.policy_named(name, text, root),
+        policy_from="built in" if built_in else name,
+        now=Moment(time.time_ns() // 1_000_000 if now_s is None else now_s * 1000),
+        clock="this machine's clock" if own else "--now",
+        nonce=None if nonce is None else evidence.ensure_nonce(nonce),
+        files=collateral,
+    )
+
+
+def _verify_receipt(
+    data: bytes,
+    folder: Path | None,
+    genesis: str | None,
+    simulated_root: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    bundle = Bundle.decode(data)
     trust = _trust_of(bundle, folder, genesis, simulated_root)
     try:
         report = verify_bundle(bundle, trust)

@@ -1,0 +1,172 @@
+"""Files of collateral: which of the verifier's items each of them is.
+
+Nothing is trusted for its name here: an item that is called what it is not fails its check.
+"""
+
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from phala.attest import AttestationError, PlatformCode, azure, intel, nvidia, snp
+from phala.attest.certs import Certificate, decode_certificate, decode_pem, decode_revocation_list
+from phala.attest.verify import COLLATERAL_BYTES_MAX
+from phala.errors import Invalid
+
+NAMES: Final = tuple(
+    sorted(
+        (
+            *(*intel.COLLATERAL, *intel.LOGS),
+            *(*snp.COLLATERAL, *nvidia.COLLATERAL),
+            *(*azure.TPM, azure.TD_QUOTE),
+        )
+    )
+)
+FILES_MAX: Final = 32
+_NVIDIA: Final = (PlatformCode.NVIDIA,)
+_PEM_CRL: Final = re.compile(
+    rb"\s*-----BEGIN X509 CRL-----([A-Za-z0-9+/=\s]+)-----END X509 CRL-----\s*"
+)
+# Intel's own answer: the signature is over the exact text of the object, so it is cut out.
+_SIGNED_JSON: Final = re.compile(
+    rb'\s*\{\s*"(tcbInfo|enclaveIdentity)"\s*:\s*(\{.*\})\s*,'
+    rb'\s*"signature"\s*:\s*"([0-9a-fA-F]+)"\s*\}\s*',
+    re.DOTALL,
+)
+_VBIOS_VERSION: Final = re.compile(rb'colloquialVersion="[0-9A-Fa-f]{2}(\.[0-9A-Fa-f]{2}){4}"')
+_RIM_HEAD_BYTES: Final = 4096
+_CCEL_HEAD: Final = b"Spec ID Event03"
+_CCEL_HEAD_BYTES: Final = 64
+_KEYS: Final = ("SEV-VCEK", "SEV-VLEK")
+
+
+def read_bounded(path: Path, most: int, what: str) -> bytes:
+    """The file's bytes, at most one more than `most`: whoever judges them says what is too long.
+
+    Raises:
+        Invalid: it is a folder, is absent, cannot be read, or is empty.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        reason = error.strerror if isinstance(error, OSError) else "no name of a file"
+        raise Invalid(
+            f"{what} {str(path)!r} cannot be read: {reason}", mend="name a file that you can read"
+        ) from None
+    if not data:
+        raise Invalid(f"{what} {str(path)!r} is empty", mend="name a file with something in it")
+    return data
+
+
+def read_collateral(files: tuple[str, ...], platform: int) -> dict[str, bytes]:
+    """All items of the files, each given as FILE or NAME=FILE.
+
+    Raises:
+        Invalid: a file cannot be read, is too long, or nobody can tell what it is.
+    """
+    if len(files) > FILES_MAX:
+        raise Invalid(f"{len(files)} files of collateral", mend=f"give at most {FILES_MAX}")
+    items: dict[str, bytes] = {}
+    for each in files:
+        name, equals, rest = each.partition("=")
+        named = bool(equals) and re.fullmatch("[a-z_]+", name) is not None
+        path = Path(rest if named else each)
+        if named and name not in NAMES:
+            raise Invalid(f"no collateral is called {name}", mend=f"use one of: {', '.join(NAMES)}")
+        data = read_bounded(path, COLLATERAL_BYTES_MAX, "the collateral")
+        if len(data) > COLLATERAL_BYTES_MAX:
+            raise Invalid(
+                f"the collateral {str(path)!r} has more than {COLLATERAL_BYTES_MAX} bytes",
+                mend="give the collateral of this evidence alone",
+            )
+        found = {name: data} if named else items_of(data, platform)
+        if not found:
+            raise Invalid(
+                f"nobody can tell what collateral {str(path)!r} is",
+                mend=f"say it as NAME={path.name}; NAME is one of: {', '.join(NAMES)}",
+            )
+        items |= found
+    return items
+
+
+def items_of(data: bytes, platform: int) -> dict[str, bytes]:
+    """What a file is by its content, for evidence of that platform; nothing where none can tell."""
+    text = data.lstrip()
+    try:
+        if text[:1] in (b"{", b"["):
+            return _of_json(data)
+        if text[:1] == b"<":
+            vbios = _VBIOS_VERSION.search(text[:_RIM_HEAD_BYTES]) is not None
+            return {nvidia.VBIOS if vbios else nvidia.DRIVER: data}
+        if (match := _PEM_CRL.fullmatch(data)) is not None:
+            return _of_revocations(binascii.a2b_base64(match[1]))
+        if text.startswith(b"-----BEGIN"):
+            chain = decode_pem(data)
+            return {nvidia.CHAIN: data} if platform in _NVIDIA else _of_chain(data, chain)
+        if _CCEL_HEAD in data[:_CCEL_HEAD_BYTES]:
+            return {intel.BOOT_LOG: data}
+        return _of_der(data)
+    except (AttestationError, ValueError):
+        return {}
+
+
+def _of_json(data: bytes) -> dict[str, bytes]:
+    if (match := _SIGNED_JSON.fullmatch(data)) is not None:
+        name = "tcb_info" if match[1] == b"tcbInfo" else "qe_identity"
+        return {name: match[2], f"{name}_signature": match[3].lower()}
+    try:
+        document = json.loads(data)
+    except RecursionError:
+        return {}
+    if isinstance(document, list):
+        events = document and all(_is_event(each) for each in document)
+        return {intel.EVENT_LOG: data} if events else {}
+    known: Mapping[str, Any] = document
+    if not known or not all(name in NAMES and isinstance(known[name], str) for name in known):
+        return {}
+    return {name: value.encode() for name, value in known.items()}
+
+
+def _is_event(value: Any) -> bool:
+    return isinstance(value, dict) and "imr" in value and "digest" in value
+
+
+def _of_chain(data: bytes, chain: tuple[Certificate, ...]) -> dict[str, bytes]:
+    """Intel's issuers, or AMD's key, chain or both."""
+    first = chain[0].common_name
+    if first == intel.TCB_SIGNER:
+        return {"tcb_info_issuer_chain": data, "qe_identity_issuer_chain": data}
+    if first.startswith("Intel SGX PCK"):
+        return {"pck_crl_issuer_chain": data}
+    keys = [each for each in chain if each.common_name in _KEYS]
+    above = [each for each in chain if each.common_name not in _KEYS]
+    if above and not all(each.common_name.startswith(("SEV-", "ARK-")) for each in above):
+        return {}
+    items = {snp.KEY: keys[0].der} if keys else {}
+    if above:
+        items[snp.CHAIN] = data if len(above) == len(chain) else b"".join(map(_pem, above))
+    return items
+
+
+def _of_der(data: bytes) -> dict[str, bytes]:
+    try:
+        certificate = decode_certificate(data)
+    except AttestationError:
+        return _of_revocations(data)
+    return {snp.KEY: data} if certificate.common_name in _KEYS else {}
+
+
+def _of_revocations(data: bytes) -> dict[str, bytes]:
+    decode_revocation_list(data)
+    if b"Intel" not in data:
+        return {snp.REVOKED: data}
+    root = intel.INTEL_ANCHOR.encode() in data
+    return {"root_ca_crl" if root else "pck_crl": data.hex().encode()}
+
+
+def _pem(certificate: Certificate) -> bytes:
+    body = binascii.b2a_base64(certificate.der)
+    return b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
