@@ -244,6 +244,16 @@ def test_a_receipt_takes_no_options_of_evidence(tmp_path: Path) -> None:
     assert "a receipt, which --now, --policy says nothing about" in error.what
 
 
+def test_a_receipt_is_known_whatever_the_order_of_its_fields(tmp_path: Path) -> None:
+    path = tmp_path / "receipt.json"
+    fields = json.loads(ReceiptChain().bundle().encode())
+    order = sorted(fields, key=lambda name: name == "format")
+    whole = json.dumps({name: fields[name] for name in order}).encode()
+    for data in (whole, whole[:-1], whole.replace(b"phala-receipt", b"ohala-receipt")):
+        path.write_bytes(data)
+        assert not isinstance(error_of(run(path)), AttestationError)
+
+
 def test_a_policy_of_a_file_judges(tmp_path: Path, lenient: Path) -> None:
     found = document(run(NITRO, "--now", NITRO_S, "--policy", lenient, "--json"))
     assert found["policy"] == "lenient"
