@@ -21,7 +21,7 @@ from phala.errors import PhalaError, Unavailable
 from phala.node.chain import Chain
 from phala.node.engines.solo import Solo, ensure_authority
 from phala.node.keys import load_grandpa_key
-from phala.node.rpc import author, blocks, state, system
+from phala.node.rpc import author, blocks, chain_head, state, system, transactions
 from phala.node.rpc.server import REQUEST_BYTES_MAX, Door, Methods
 from phala.node.rpc.sockets import CONNECTIONS_MAX, BoundedHttp, BoundedWebSocket
 from phala.node.service import Node
@@ -98,6 +98,8 @@ def methods_of(node: Node, identity: system.Identity) -> Methods:
     blocks.register(methods, node)
     state.register(methods, node)
     author.register(methods, node)
+    chain_head.register(methods, node)
+    transactions.register(methods, node)
     system.register(methods, node, identity)
     return methods
 

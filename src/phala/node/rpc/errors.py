@@ -16,6 +16,13 @@ TOO_MANY_SUBSCRIPTIONS: Final = -32006
 TOO_BIG: Final = -32008
 STATE: Final = 4003  # `state_*`: the block or its state is not there
 
+# The new API's: `sc-rpc-spec-v2`, `chain_head/error.rs`.
+TOO_MANY_FOLLOWS: Final = -32800
+BLOCK_NOT_PINNED: Final = -32801
+NO_RUNTIME: Final = -32802
+NOT_WAITING: Final = -32803
+DUPLICATE_HASHES: Final = -32804
+
 BAD_FORMAT: Final = 1001
 INVALID_TRANSACTION: Final = 1010
 UNKNOWN_VALIDITY: Final = 1011

@@ -38,6 +38,7 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Method: TypeAlias = Callable[[Params], Any]
 Subscribe: TypeAlias = Callable[[Params, "Subscription"], None]
+Connected: TypeAlias = Callable[[Params, "Connection"], Any]
 
 
 class Connection:
@@ -46,6 +47,7 @@ class Connection:
     def __init__(self, abort: Callable[[], None]) -> None:
         self.subscriptions: dict[str, Subscription] = {}
         self._fresh: list[Subscription] = []  # whose ids the client does not have yet
+        self._later: list[Callable[[], None]] = []
         self._abort = abort
         self._count = 0
         self._pending: deque[bytes] = deque()
@@ -71,6 +73,15 @@ class Connection:
         self._pending_bytes -= len(message)
         return message
 
+    @property
+    def pending(self) -> int:
+        """Messages that wait for the peer to read."""
+        return len(self._pending)
+
+    def later(self, callback: Callable[[], None]) -> None:
+        """Call it when the client has the answer to what it asked just now."""
+        self._later.append(callback)
+
     def subscribe(self, notification: str) -> "Subscription":
         if len(self.subscriptions) >= SUBSCRIPTIONS_MAX:
             raise RpcError(
@@ -84,10 +95,13 @@ class Connection:
         return found
 
     def start(self) -> None:
-        """The client has the ids of its subscriptions: send what they were told meanwhile."""
+        """The client has its answers: send what subscriptions were told meanwhile, and go on."""
         for found in self._fresh:
             found.start()
         self._fresh.clear()
+        later, self._later = self._later, []
+        for callback in later:
+            callback()
 
     def close(self) -> None:
         for found in list(self.subscriptions.values()):
@@ -100,7 +114,8 @@ class Subscription:
     def __init__(self, to: Connection, name: str, notification: str) -> None:
         self.id = name
         self.notification = notification
-        self._to = to
+        self.to = to
+        self.ended = False
         self._at_end: list[Callable[[], None]] = []
         self._held: list[Any] | None = []  # until the client has the id
 
@@ -108,7 +123,7 @@ class Subscription:
         if self._held is not None:
             self._held.append(result)
             return
-        self._to.send(
+        self.to.send(
             orjson.dumps(
                 {
                     "jsonrpc": "2.0",
@@ -128,7 +143,8 @@ class Subscription:
         self._at_end.append(callback)
 
     def end(self) -> None:
-        self._to.subscriptions.pop(self.id, None)
+        self.ended = True
+        self.to.subscriptions.pop(self.id, None)
         for callback in self._at_end:
             callback()
         self._at_end.clear()
@@ -139,12 +155,20 @@ class Methods:
 
     def __init__(self) -> None:
         self.plain: dict[str, Method] = {}
+        self.connected: dict[str, Connected] = {}  # that need a connection which stays
         self.subscribing: dict[str, tuple[Subscribe, str]] = {}  # and its notification
         self.unsubscribing: dict[str, str] = {}  # the notification of those that it ends
 
     def add(self, *names: str) -> Callable[[Method], Method]:
         def register(method: Method) -> Method:
             self.plain.update(dict.fromkeys(names, method))
+            return method
+
+        return register
+
+    def add_connected(self, *names: str) -> Callable[[Connected], Connected]:
+        def register(method: Connected) -> Connected:
+            self.connected.update(dict.fromkeys(names, method))
             return method
 
         return register
@@ -161,7 +185,7 @@ class Methods:
         return register
 
     def names(self) -> list[str]:
-        return sorted([*self.plain, *self.subscribing, *self.unsubscribing])
+        return sorted([*self.plain, *self.connected, *self.subscribing, *self.unsubscribing])
 
 
 class Door:
@@ -300,6 +324,8 @@ class Door:
         plain = self.methods.plain.get(method)
         if plain is not None:
             return plain(params)
+        if method in self.methods.connected and connection is not None:
+            return self.methods.connected[method](params, connection)
         if method in self.methods.subscribing and connection is not None:
             subscribe, notification = self.methods.subscribing[method]
             subscription = connection.subscribe(notification)
@@ -315,8 +341,8 @@ class Door:
                 return False
             found.end()
             return True
-        if method in self.methods.subscribing or method in self.methods.unsubscribing:
-            raise RpcError(NO_METHOD, "Method not found", "subscribe over a WebSocket")
+        if method in self.methods.names():
+            raise RpcError(NO_METHOD, "Method not found", "ask for it over a WebSocket")
         raise RpcError(NO_METHOD, "Method not found")
 
 

@@ -1,10 +1,10 @@
-"""`system_*` and `rpc_methods`: what this node is."""
+"""`system_*`, `chainSpec_v1_*` and `rpc_methods`: what this node is."""
 
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from phala.node.rpc.params import Params
+from phala.node.rpc.params import Params, to_hex
 from phala.node.rpc.server import Methods
 from phala.node.service import Node
 from phala.primitives.address import SS58_PREFIX
@@ -26,10 +26,11 @@ def register(methods: Methods, node: Node, identity: Identity) -> None:
     fixed("system_chainType", identity.chain_type)
     fixed("system_name", "Phala")
     fixed("system_version", version("phala"))
-    fixed(
-        "system_properties",
-        {"ss58Format": SS58_PREFIX, "tokenDecimals": 12, "tokenSymbol": "PHA"},
-    )
+    properties = {"ss58Format": SS58_PREFIX, "tokenDecimals": 12, "tokenSymbol": "PHA"}
+    fixed("system_properties", properties)
+    fixed("chainSpec_v1_chainName", identity.name)
+    fixed("chainSpec_v1_genesisHash", to_hex(node.chain.genesis))
+    fixed("chainSpec_v1_properties", properties)
     fixed("system_nodeRoles", ["Authority"])
     fixed("system_peers", [])
     fixed("system_localPeerId", node.chain.genesis.hex())  # no network key yet: text, not bytes
