@@ -6,6 +6,7 @@ Each hook stands for a kill: what was in memory is gone, what was written is ope
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from phala.node.service import Finalized, Happening, Node
 from phala.primitives.address import MULTI_ADDRESS, MultiAddress, MultiSignature
 from phala.primitives.extrinsic import IMMORTAL, Extrinsic, Signature
 from phala.primitives.types import BALANCE, PHA, Balance, BlockNumber, Hash, Moment
-from phala.runtime import DEV_ACCOUNTS, BlockBuilder, decode
+from phala.runtime import DEV_ACCOUNTS, BlockBuilder, Validator, decode
 from phala.runtime.outcome import Applied
 from phala.trie import State
 
@@ -173,3 +174,24 @@ def test_a_transaction_that_breaks_the_runtime_is_dropped_and_the_block_is_built
         assert node.chain.head == expected
         asyncio.run(solo.write())
         assert node.chain.finalized == 1
+
+
+def test_a_waiting_transaction_that_breaks_the_runtime_is_dropped_and_the_node_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    poison = replace(pay("Bob", PHA), valid_till=0)  # looked at again at once
+
+    def poisoned(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Validator, "validate", poisoned)
+    with opened(tmp_path, clients.prepare(tmp_path)) as (node, solo):
+        told: list[Happening] = []
+        node.watch(poison.hash, told.append)
+        node.pool.add(poison)
+        asyncio.run(solo.write())
+
+        assert told == [Change(poison.hash, Status.INVALID)]
+        assert "ZeroDivisionError" in caplog.text
+        asyncio.run(solo.write())
+        assert node.chain.head.number == 2

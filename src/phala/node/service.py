@@ -167,6 +167,10 @@ class Node:
             except InvalidTransaction as refusal:
                 LOG.info("dropped from the pool: %s", refusal)
                 self.drop(old.hash, refusal)
+            except Exception:  # a fault of ours that one input meets must not end the node
+                LOG.exception("a transaction broke its validation: 0x%s", old.hash.hex())
+                self._validator = None
+                self.tell_changes(self.pool.remove(old.hash, Status.INVALID))
             else:
                 self.pool.renew(old.hash, again.valid_till)
 
