@@ -32,9 +32,6 @@ class TypeOnly(Descriptor[Any]):
     def read(self, _reader: Reader, /) -> Any:
         raise AssertionError("this type is for the metadata")
 
-    def type_info(self, registry: Registry, /) -> Type:
-        raise NotImplementedError
-
 
 def pallet_path(pallet: type[Pallet], what: str) -> tuple[str, ...]:
     """As Substrate's own: clients make a type's name of it."""
@@ -164,6 +161,9 @@ class PhaseType(TypeOnly):
 @dataclass(frozen=True, slots=True)
 class RuntimeEventType(TypeOnly):
     """Stands for `RuntimeEvent` in a pallet's declaration: the chain's table is above pallets."""
+
+    def type_info(self, _registry: Registry, /) -> Type:
+        raise AssertionError("a ChainRegistry puts the chain's own events in this place")
 
 
 @dataclass(frozen=True, slots=True)
