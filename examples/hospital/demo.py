@@ -357,6 +357,8 @@ def main(*, folder: Path | None, given: Path | None, patients: Path | None) -> N
                 shutil.rmtree(place_folder, ignore_errors=True)
         say("Every process that was started has ended.")
     say(f"Done in {time.monotonic() - began:.0f} s.")
+    say("\nNext, a contract of your own: start a network with  .venv/bin/phala up")
+    say("and follow docs/guide/first-contract.md in another terminal: five commands.")
 
 
 def introduce(division: Division) -> None:
