@@ -66,6 +66,8 @@ class IntelCollateral:
     number: int  # tcbEvaluationDataNumber, the lesser of both texts'
     issued: Moment  # the TCB info
     expires: Moment  # whichever of its parts expires first
+    authority: str  # "processor" or "platform": which CA's list of revoked platforms' keys it has
+    parts: tuple[Moment, ...]  # issued: TCB info, QE identity, platforms' keys, root's list
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def verify_intel_collateral(
                 check=5,
                 mend="fetch the collateral from Intel again",
             )
-    return _intel(texts["tcb_info"], texts["qe_identity"], spans)
+    return _intel(texts["tcb_info"], texts["qe_identity"], spans, _authority(authority))
 
 
 def verify_amd_revocations(
@@ -215,7 +217,10 @@ def _check_revoked(listed: RevocationList, certificates: list[Certificate]) -> N
 
 
 def _intel(
-    info: dict[str, Any], identity: dict[str, Any], spans: list[tuple[Moment, Moment]]
+    info: dict[str, Any],
+    identity: dict[str, Any],
+    spans: list[tuple[Moment, Moment]],
+    authority: str,
 ) -> IntelCollateral:
     platform, fmspc = _PLATFORMS.get(str(info.get("id"))), info.get("fmspc")
     if platform is None or identity.get("id") != _IDENTITIES[platform]:  # 5
@@ -231,6 +236,20 @@ def _intel(
         number=min(number for number in numbers if number is not None),
         issued=spans[0][0],
         expires=min(end for _, end in spans),
+        authority=authority,
+        parts=tuple(begin for begin, _ in spans),
+    )
+
+
+def _authority(certificate: Certificate) -> str:
+    """2. Whose list it is: Intel has two CAs of platforms' keys."""
+    for word in ("Processor", "Platform"):
+        if certificate.common_name.endswith(f"{word} CA"):
+            return word.lower()
+    raise AnchorRefused(
+        f"{certificate.common_name!r} is no CA of platforms' keys",
+        check=2,
+        mend="fetch the collateral from Intel again",
     )
 
 

@@ -152,6 +152,11 @@ def decode_report(blob: bytes) -> Report:
     )
 
 
+def line_of(report: Report, key: bytes) -> str:
+    """5a. The processor's line, by the report and its key's certificate: Milan, Genoa, Turin."""
+    return _product(report, decode_certificate(key))[0]
+
+
 def _certificates(
     collateral: Mapping[str, bytes],
 ) -> tuple[Certificate, tuple[Certificate, Certificate]]:
