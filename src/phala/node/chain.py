@@ -1,7 +1,10 @@
-"""The chain as a node has it in memory: its head, what is finalized, and its recent states."""
+"""The chain as a node has it in memory: its head, what is finalized, and its recent states.
+
+A `View` reads; a `Chain` has the trie as well, and writes. One process has the chain; others may
+have views of the same folder, which grow by what the chain's process tells them.
+"""
 
 from bisect import bisect_left, bisect_right, insort
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
@@ -15,7 +18,7 @@ from phala.primitives.types import BlockNumber, Hash
 from phala.trie import Layout, Trie
 
 WINDOW_BLOCKS: Final = 256  # blocks below the head whose state and proofs are at hand
-WINDOW_KEYS_MAX: Final = 500_000  # changed in the window, some 1 GB: above it is shorter
+WINDOW_KEYS_MAX: Final = 100_000  # changed in the window, some 150 MB: above it is shorter
 WINDOW_BLOCKS_MIN: Final = 16
 FOLD_BLOCKS_MAX: Final = 4  # folded with one block: cost follows what changed
 
@@ -42,7 +45,7 @@ class Pruned(Refused):
 class NextBase:
     """The head's state, as the next block is made over it: what was read once is kept."""
 
-    def __init__(self, chain: "Chain") -> None:
+    def __init__(self, chain: "View") -> None:
         self._chain = chain
         self._number = chain.head.number
         self._known: dict[bytes, bytes | None] = {}
@@ -62,7 +65,7 @@ class NextBase:
 class StateView:
     """The state as of one block: what a `State` stands on, and what RPC reads."""
 
-    chain: "Chain"
+    chain: "View"
     number: BlockNumber
 
     def get(self, key: bytes, /) -> bytes | None:
@@ -72,15 +75,21 @@ class StateView:
         return self.chain.keys(prefix, self.number, start)
 
 
-class Chain:
-    """The blocks from genesis to the head, one after the other."""
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """A block that was written, as a view takes it up."""
+
+    header: Header
+    changes: Changes
+    created: tuple[bytes, ...]  # keys among them that held nothing before
+    folded: BlockNumber  # the flat table is the state of this block now
+
+
+class View:
+    """The blocks from genesis to the head, one after the other, and their states to read."""
 
     def __init__(self, store: Store, *, archive: bool = False) -> None:
-        """Read what the store holds and build the trie.
-
-        Raises:
-            Damaged: the state does not have the root that the head's header says.
-        """
+        """Read what the store holds."""
         self.store = store
         self.archive = archive
         self.folded = store.folded
@@ -90,47 +99,62 @@ class Chain:
         assert genesis is not None
         self.genesis = genesis.hash()
         self.finalized = store.finalized
-        self._recent: dict[bytes, bytes | None] = {}  # of blocks above `folded`, the newest value
-        self._touched: dict[bytes, list[int]] = defaultdict(list)  # key -> blocks above `folded`
-        self._added: list[bytes] = []  # those touched that the flat table lacks, in order
-        self._undos: dict[int, dict[bytes, bytes | None]] = {}
-        self._tries: dict[int, Trie] = {}
-        self._next: Trie | None = None  # the head's with changes, from `root_with` to `append`
+        self._missing = object()
+        self._changed: dict[int, dict[bytes, bytes | None]] = {}  # by each block above `folded`
+        self._created: dict[int, tuple[bytes, ...]] = {}  # likewise, what held nothing before
+        self._recent: dict[bytes, bytes | None] = {}  # what they changed: as of the head
+        self._last: dict[bytes, int] = {}  # of the same keys, the last block that changed each
+        self._added: list[bytes] = []  # created in the window, in order
+        self._added_last: dict[bytes, int] = {}
+        self._window_keys = 0
         self._next_base: NextBase | None = None  # until the head changes
-        self._window_keys = 0  # that the blocks above `folded` changed
-        self._replay()
-
-    def _replay(self) -> None:
-        trie = Trie.build(list(self.store.flat_items()), Layout.V1)
-        self._tries[self.folded] = trie
         for number in range(self.folded + 1, self.head.number + 1):
-            changes = self.store.changes(BlockNumber(number))
-            trie = trie.update(changes, StateView(self, BlockNumber(number - 1)))
-            self._tries[number] = trie
-            self._remember(number, changes, self.store.undo(BlockNumber(number)))
-        if trie.root != self.head.state_root:
-            raise Damaged(
-                f"the state's root is 0x{trie.root.hex()}, block {self.head.number} says "
-                f"0x{self.head.state_root.hex()}",
-                mend="remove the node's folder and import the chain again",
-            )
+            at = BlockNumber(number)
+            created = tuple(key for key, value in store.undo(at) if value is None)
+            self._remember(number, store.changes(at), created)
 
-    def _remember(self, number: int, changes: Changes, undo: Changes) -> None:
-        for key, value in changes:
-            self._recent[key] = value
-            touched = self._touched[key]
-            if not touched and self.store.flat(key) is None:
+    def _remember(self, number: int, changes: Changes, created: tuple[bytes, ...]) -> None:
+        changed = dict(changes)
+        self._changed[number] = changed
+        self._created[number] = created
+        self._recent.update(changed)
+        self._last.update(dict.fromkeys(changed, number))
+        self._window_keys += len(changed)
+        for key in created:
+            if key not in self._added_last:
                 insort(self._added, key)
-            touched.append(number)
-        self._undos[number] = dict(undo)
-        self._window_keys += len(undo)
+            self._added_last[key] = number
+
+    def _forget(self, number: int) -> None:
+        """A block's changes are in the flat table."""
+        changed = self._changed.pop(number)
+        self._window_keys -= len(changed)
+        last, recent = self._last, self._recent
+        for key in changed:
+            if last[key] == number:
+                del last[key], recent[key]
+        for key in self._created.pop(number):
+            if self._added_last[key] == number:
+                del self._added_last[key], self._added[bisect_left(self._added, key)]
+
+    def grow(self, growth: Growth) -> None:
+        """Take up a block that is written; the store shows what stands with it already."""
+        assert growth.header.number == self.head.number + 1
+        for number in range(self.folded + 1, growth.folded + 1):
+            self._forget(number)
+        self.folded = growth.folded
+        if not self.archive:
+            self.oldest = growth.folded
+        self._remember(growth.header.number, growth.changes, growth.created)
+        self.head = growth.header
+        self._next_base = None
 
     # ---- reading
 
     def number_of(self, block_hash: Hash) -> BlockNumber:
         """Raises `UnknownBlock`."""
         number = self.store.number_of(block_hash)
-        if number is None:
+        if number is None or number > self.head.number:
             raise UnknownBlock(block_hash)
         return number
 
@@ -145,26 +169,18 @@ class Chain:
             raise Pruned(number, self.oldest)
         return StateView(self, number)
 
-    def trie_at(self, number: BlockNumber) -> Trie:
-        """Raises `Pruned`: proofs are made for the window alone."""
-        found = self._tries.get(number)
-        if found is None:
-            raise Pruned(number, min(self._tries))
-        return found
-
     def value(self, key: bytes, number: BlockNumber) -> bytes | None:
-        touched = self._touched.get(key)
-        if touched is not None and number >= self.folded:
-            after = bisect_right(touched, number)
-            if after < len(touched):
-                return self._undos[touched[after]][key]
-            return self._recent[key]
+        found = self._recent.get(key, self._missing)
+        if found is not self._missing:
+            if number == self.head.number:
+                return found  # type: ignore[return-value] # it is none of ours
+            for each in range(number, self.folded, -1):
+                if key in self._changed[each]:
+                    return self._changed[each][key]
         if number < self.folded:
             changed, value = self.store.before(key, number)
             if changed:
                 return value
-            if touched:
-                return self._undos[touched[0]][key]
         return self.store.flat(key)
 
     def keys(self, prefix: bytes, number: BlockNumber, start: bytes = b"") -> Iterator[bytes]:
@@ -186,16 +202,53 @@ class Chain:
             yield key
             at = bisect_right(self._added, key)  # found anew: others may have come meanwhile
 
-    def prove(self, keys: Sequence[bytes], number: BlockNumber) -> tuple[bytes, ...]:
-        return self.trie_at(number).prove(keys, self.state_at(number))
-
-    # ---- growing
-
     def next_base(self) -> NextBase:
         """What the next block is made over. One for all who look at it until it is written."""
         if self._next_base is None:
             self._next_base = NextBase(self)
         return self._next_base
+
+
+class Chain(View):
+    """The chain with its trie, as the one process has it that writes."""
+
+    def __init__(self, store: Store, *, archive: bool = False) -> None:
+        """Read what the store holds and build the trie.
+
+        Raises:
+            Damaged: the state does not have the root that the head's header says.
+        """
+        super().__init__(store, archive=archive)
+        self.others_at: int | None = None  # where a view in another process is; None: there is none
+        self._tries: dict[int, Trie] = {}
+        self._next: Trie | None = None  # the head's with changes, from `root_with` to `append`
+        self._replay()
+
+    def _replay(self) -> None:
+        trie = Trie.build(list(self.store.flat_items()), Layout.V1)
+        self._tries[self.folded] = trie
+        for number in range(self.folded + 1, self.head.number + 1):
+            changes = tuple(self._changed[number].items())
+            trie = trie.update(changes, StateView(self, BlockNumber(number - 1)))
+            self._tries[number] = trie
+        if trie.root != self.head.state_root:
+            raise Damaged(
+                f"the state's root is 0x{trie.root.hex()}, block {self.head.number} says "
+                f"0x{self.head.state_root.hex()}",
+                mend="remove the node's folder and import the chain again",
+            )
+
+    def trie_at(self, number: BlockNumber) -> Trie:
+        """Raises `Pruned`: proofs are made for the window alone."""
+        found = self._tries.get(number)
+        if found is None:
+            raise Pruned(number, min(self._tries))
+        return found
+
+    def prove(self, keys: Sequence[bytes], number: BlockNumber) -> tuple[bytes, ...]:
+        return self.trie_at(number).prove(keys, self.state_at(number))
+
+    # ---- growing
 
     def root_with(self, changes: Changes) -> Hash:
         """The state root of the head's state after changes; the trie is kept for `append`."""
@@ -209,7 +262,7 @@ class Chain:
         body: tuple[bytes, ...],
         changes: Changes,
         messages: tuple[tuple[bytes, int, bytes], ...],
-    ) -> None:
+    ) -> Growth:
         """Commit the block that follows the head. Its state root was computed by `root_with`."""
         assert header.parent_hash == self.head.hash()
         trie, self._next = self._next, None
@@ -218,15 +271,19 @@ class Chain:
         base = self.next_base()
         undo = tuple((key, base.get(key)) for key, _ in changes)
         folding = self._folding(header.number)
-        folded = [self.store.changes(number) for number in folding]
         block = StoredBlock(header, body, changes, undo, messages)
         self.store.commit(block, folding=folding, keep=self.archive)
+        for number in folding:
+            del self._tries[number - 1]
         self._tries[header.number] = trie
-        self.head = header
-        self._next_base = None
-        for number, past in zip(folding, folded, strict=True):
-            self._forget(number, past)
-        self._remember(header.number, changes, undo)
+        growth = Growth(
+            header,
+            changes,
+            tuple(key for key, value in undo if value is None),
+            folding[-1] if folding else self.folded,
+        )
+        self.grow(growth)
+        return growth
 
     def finalize(self, number: BlockNumber, justification: bytes) -> None:
         assert self.finalized < number <= self.head.number
@@ -234,34 +291,18 @@ class Chain:
         self.finalized = number
 
     def _folding(self, head: int) -> list[BlockNumber]:
-        """The final blocks that leave the window when `head` is written, a few at a time."""
+        """The final blocks that leave the window when `head` is written, a few at a time.
+
+        None while another view is behind: it reads the flat table as of its own `folded`.
+        """
         out: list[BlockNumber] = []
+        if self.others_at is not None and self.others_at < self.head.number:
+            return out
         keys = self._window_keys
         for number in range(self.folded + 1, self.folded + 1 + FOLD_BLOCKS_MAX):
             full = keys > WINDOW_KEYS_MAX and number + WINDOW_BLOCKS_MIN <= head
             if number > self.finalized or not (full or number + WINDOW_BLOCKS <= head):
                 break
-            keys -= len(self._undos[number])
+            keys -= len(self._changed[number])
             out.append(BlockNumber(number))
         return out
-
-    def _forget(self, number: BlockNumber, changes: Changes) -> None:
-        """A block's changes are in the flat table now."""
-        del self._tries[self.folded]
-        self._window_keys -= len(self._undos.pop(number))
-        self.folded = number
-        if not self.archive:
-            self.oldest = number
-        for key, value in changes:
-            touched = self._touched[key]
-            del touched[0]
-            at = bisect_left(self._added, key)
-            listed = at < len(self._added) and self._added[at] == key
-            wanted = bool(touched) and value is None
-            if listed and not wanted:
-                del self._added[at]
-            elif wanted and not listed:
-                self._added.insert(at, key)
-            if not touched:
-                del self._touched[key]
-                del self._recent[key]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import lmdb
 
@@ -36,6 +36,10 @@ class OtherChain(Refused):
 
 class OtherFormat(Refused):
     """The folder was written by another release, in a form that this one does not read."""
+
+
+class InUse(Unavailable):
+    """Another process writes to the folder."""
 
 
 class Damaged(Unavailable):
@@ -68,48 +72,60 @@ def _message_key(topic: bytes, count: int) -> bytes:
 class Store:
     """One node's disk, for one thread."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open or create. Raises `Unavailable` where the folder cannot be written or is in use."""
+    def __init__(self, folder: Path, *, reader: bool = False) -> None:
+        """Open or create; a `reader` opens what another process writes.
+
+        Raises:
+            InUse: another process writes to the folder.
+            Unavailable: the folder cannot be read or written.
+        """
+        self._lock: BinaryIO | None = None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / "lock").open("ab")
-        except OSError as error:
-            raise Unavailable(
-                f"the store in {folder} does not open: {error}",
-                mend="check the folder's rights and the disk's space",
-            ) from None
-        try:
-            # LMDB lets a second process write; two authors on one store would finalize two chains.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise Unavailable(
+            if not reader:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._lock = (folder / "lock").open("ab")
+                # LMDB lets a second process write; two authors would finalize two chains.
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._env = lmdb.open(
+                str(folder), map_size=MAP_BYTES, max_dbs=len(TABLES), readonly=reader
+            )
+        except BlockingIOError:
+            self._unlock()
+            raise InUse(
                 f"another node uses {folder}", mend="stop it, or give another folder"
             ) from None
-        try:
-            self._env = lmdb.open(str(folder), map_size=MAP_BYTES, max_dbs=len(TABLES))
-        except lmdb.Error as error:
-            self._lock.close()
+        except (OSError, lmdb.Error) as error:
+            self._unlock()
             raise Unavailable(
                 f"the store in {folder} does not open: {error}",
                 mend="check the folder's rights and the disk's space",
             ) from None
-        self._tables = {name: self._env.open_db(name.encode()) for name in TABLES}
+        self._tables = {
+            name: self._env.open_db(name.encode(), create=not reader) for name in TABLES
+        }
         self._env.reader_check()  # a killed node's readers would keep every old page alive
         self._reader = self._env.begin()  # of the last block written
+
+    def renew(self) -> None:
+        """See what was written since: for readers."""
+        self._reader.abort()
+        self._reader = self._env.begin()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
     def close(self) -> None:
         self._reader.abort()
         self._env.close()
-        self._lock.close()
+        self._unlock()
 
     @contextmanager
     def _writing(self) -> Iterator[lmdb.Transaction]:
         try:
             with self._env.begin(write=True) as transaction:
                 yield transaction
-            self._reader.abort()
-            self._reader = self._env.begin()
+            self.renew()
         except lmdb.Error as error:
             raise Unavailable(
                 f"the store does not write: {error}", mend="free disk space, then start again"
@@ -170,8 +186,7 @@ class Store:
         return BlockNumber(int.from_bytes(self._get("meta", b"oldest") or b"", "big"))
 
     def head(self) -> Header:
-        with self._env.begin(db=self._tables["headers"]) as transaction:
-            cursor = transaction.cursor()
+        with self._reader.cursor(self._tables["headers"]) as cursor:
             assert cursor.last(), "the store has no genesis"
             return HEADER.decode(cursor.value())
 
@@ -249,8 +264,7 @@ class Store:
         bytes together, but one in any case."""
         out: list[bytes] = []
         left_bytes = bytes_max
-        with self._env.begin(db=self._tables["messages"]) as transaction:
-            cursor = transaction.cursor()
+        with self._reader.cursor(self._tables["messages"]) as cursor:
             found = cursor.set_range(_message_key(topic, start))
             while found and len(out) < limit:
                 if cursor.key() != _message_key(topic, start + len(out)):
@@ -269,8 +283,8 @@ class Store:
         return self._get("flat", key) if 0 < len(key) <= KEY_BYTES_MAX else None
 
     def flat_items(self) -> Iterator[tuple[bytes, bytes]]:
-        with self._env.begin(db=self._tables["flat"]) as transaction:
-            yield from transaction.cursor()
+        with self._reader.cursor(self._tables["flat"]) as cursor:
+            yield from cursor
 
     def flat_keys(self, prefix: bytes, start: bytes = b"") -> Iterator[bytes]:
         """Keys that start with `prefix`, in order, from `start` on."""
@@ -284,8 +298,7 @@ class Store:
         first = max(prefix, start[:KEY_BYTES_MAX])
         if len(prefix) > KEY_BYTES_MAX:
             return
-        with self._env.begin(db=self._tables[table]) as transaction:
-            cursor = transaction.cursor()
+        with self._reader.cursor(self._tables[table]) as cursor:
             found = cursor.set_range(first) if first else cursor.first()
             while found and cursor.key().startswith(prefix):
                 yield cursor.key()
@@ -295,8 +308,7 @@ class Store:
         """Whether a folded block above `after` changed the key, and what it held before the first
         that did."""
         front = blake2_128(key)
-        with self._env.begin(db=self._tables["history"]) as transaction:
-            cursor = transaction.cursor()
+        with self._reader.cursor(self._tables["history"]) as cursor:
             if cursor.set_range(front + _number(after + 1)) and cursor.key().startswith(front):
                 entry: bytes = cursor.value()
                 return True, entry[1:] if entry[0] else None
