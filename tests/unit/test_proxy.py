@@ -6,6 +6,7 @@ import pytest
 
 from phala.frame import Block, Call, CannotLookup, DispatchError, Signed, dispatch_result
 from phala.pallets.balances import InsufficientBalance
+from phala.pallets.identity import Data, IdentityInfo, Judgement
 from phala.pallets.proxy import (
     ANNOUNCEMENT_BASE,
     ANNOUNCEMENT_FACTOR,
@@ -13,6 +14,7 @@ from phala.pallets.proxy import (
     CANCEL_PROXY,
     DEPOSIT_BASE,
     DEPOSIT_FACTOR,
+    IDENTITY_JUDGEMENT,
     NON_TRANSFER,
     PENDING_MAX,
     PROXIES_MAX,
@@ -110,7 +112,32 @@ def test_a_narrow_proxy_transfers_by_no_way(world: World) -> None:
     assert acted(world, call_of("System", "remark", b"")) == DONE
 
 
-@pytest.mark.parametrize("proxy_type", [NON_TRANSFER, CANCEL_PROXY])
+def test_a_proxy_for_judgements_judges_and_does_nothing_else(world: World) -> None:
+    world.proxy.add_proxy(Signed(ALICE), TO_BOB, IDENTITY_JUDGEMENT, NOW)
+    judged = call_of("Identity", "provide_judgement", 0, TO_CAROL, Judgement(2), Hash(b"h" * 32))
+    not_a_registrar = dispatch_result(DispatchError(3, bytes([13, 9, 0, 0, 0])))
+
+    assert acted(world, judged) == not_a_registrar  # so it was let through
+    assert acted(world, call_of("Utility", "batch_all", (judged,))) == not_a_registrar
+    for other in (pay(), call_of("System", "remark", b""), call_of("Identity", "clear_identity")):
+        assert acted(world, other) == FILTERED
+        assert acted(world, call_of("Utility", "batch_all", (other,))) == FILTERED
+
+
+def test_a_proxy_without_transfers_gives_no_deposit_or_fee_away(world: World) -> None:
+    world.proxy.add_proxy(Signed(ALICE), TO_BOB, NON_TRANSFER, NOW)
+
+    assert acted(world, call_of("Identity", "set_identity", IdentityInfo())) == DONE
+    for giving in (
+        call_of("Identity", "add_sub", TO_BOB, Data(0)),
+        call_of("Identity", "set_subs", ((BOB, Data(0)),)),
+        call_of("Identity", "request_judgement", 0, TEN),
+    ):
+        assert acted(world, giving) == FILTERED
+    assert acted(world, call_of("Identity", "clear_identity")) == DONE
+
+
+@pytest.mark.parametrize("proxy_type", [NON_TRANSFER, CANCEL_PROXY, IDENTITY_JUDGEMENT])
 def test_a_narrow_proxy_makes_no_wider_one(world: World, proxy_type: int) -> None:
     world.proxy.add_proxy(Signed(ALICE), TO_BOB, proxy_type, NOW)
     wider = call_of("Proxy", "add_proxy", TO_CAROL, ANY, NOW)

@@ -52,8 +52,10 @@ ANNOUNCEMENT_BASE: Final = Balance(PHA // 5)
 ANNOUNCEMENT_FACTOR: Final = Balance(PHA // 10)
 
 # The types are wire format: add at the end. What each may do, the runtime says.
-ANY, NON_TRANSFER, CANCEL_PROXY = 0, 1, 2
-PROXY_TYPE: Final = Choice(("phala_runtime", "ProxyType"), ("Any", "NonTransfer", "CancelProxy"))
+ANY, NON_TRANSFER, CANCEL_PROXY, IDENTITY_JUDGEMENT = 0, 1, 2, 3
+PROXY_TYPE: Final = Choice(
+    ("phala_runtime", "ProxyType"), ("Any", "NonTransfer", "CancelProxy", "IdentityJudgement")
+)
 
 EXTRINSIC_INDEX: Final[Compact[int]] = Compact(U32)
 HEIGHT: Final[Compact[BlockNumber]] = Compact(BLOCK_NUMBER)

@@ -27,6 +27,7 @@ from phala.messages.payloads.enclave import (
 from phala.messages.types import ClusterId, Generation, WorkerId
 from phala.pallets.balances import HOLD_PREIMAGE, Balances
 from phala.pallets.grandpa import Grandpa
+from phala.pallets.identity import Identity
 from phala.pallets.mq import PhalaMq
 from phala.pallets.multisig import Multisig
 from phala.pallets.phat_contracts import PhalaPhatContracts
@@ -34,13 +35,18 @@ from phala.pallets.preimage import Preimage
 from phala.pallets.proxy import Proxy
 from phala.pallets.registry import PhalaRegistry, Verifier
 from phala.pallets.scheduler import Scheduler
-from phala.pallets.system import CallFiltered, System
+from phala.pallets.system import CallFiltered, LastRuntimeUpgradeInfo, System
 from phala.pallets.timestamp import Timestamp
 from phala.pallets.transaction_payment import TransactionPayment
 from phala.pallets.utility import Utility
 from phala.pallets.vesting import Vesting
 from phala.runtime.proxies import ProxyRestriction
-from phala.runtime.version import NORMAL_REF_TIME_MAX, SCHEDULED_REF_TIME_MAX
+from phala.runtime.version import (
+    NORMAL_REF_TIME_MAX,
+    SCHEDULED_REF_TIME_MAX,
+    SPEC_NAME,
+    SPEC_VERSION,
+)
 
 # The numbers are wire format: never reuse one. Those of 0 to 7 are Phala's own chain's where it has
 # the pallet, those of 84 to 86 too. Hooks run in this order.
@@ -56,6 +62,7 @@ PALLETS: Final[Mapping[int, type[Pallet]]] = MappingProxyType(
         10: Proxy,
         11: Preimage,
         12: Scheduler,
+        13: Identity,
         14: Vesting,
         84: PhalaMq,
         85: PhalaRegistry,
@@ -84,6 +91,7 @@ class World:
         self.scheduler = Scheduler(
             block, preimages=self.preimage, tasks=self, ref_time_max=SCHEDULED_REF_TIME_MAX
         )
+        self.identity = Identity(block, currency=self.balances)
         self.vesting = Vesting(block, currency=self.balances)
         self.grandpa = Grandpa(block)
         self.mq = PhalaMq(
@@ -111,6 +119,7 @@ class World:
             10: self.proxy,
             11: self.preimage,
             12: self.scheduler,
+            13: self.identity,
             14: self.vesting,
             84: self.mq,
             85: self.registry,
@@ -118,6 +127,16 @@ class World:
         }
 
     # ---- hooks, in the order of the numbers
+
+    def upgrade(self) -> None:
+        """Let pallets migrate, in the first block of this release."""
+        last = self.system.last_runtime_upgrade.get()
+        since = 0 if last is None else last.spec_version
+        if since == SPEC_VERSION:
+            return
+        for pallet in self.pallets.values():
+            self.block.ref_time[DispatchClass.MANDATORY] += pallet.on_runtime_upgrade(since)
+        self.system.last_runtime_upgrade.put(LastRuntimeUpgradeInfo(SPEC_VERSION, SPEC_NAME))
 
     def initialize(self) -> None:
         """What pallets do before a block's first extrinsic."""
