@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
-from phala.codec import U32, Bytes, Compact, Text, Vector
+from phala.codec import BOOL, U32, Bytes, Compact, Text, Vector
 from phala.crypto.hashes import blake2_256
+from phala.errors import Invalid
 from phala.frame import (
     ACCOUNT_INFO,
     DISPATCH_ERROR,
@@ -16,6 +17,7 @@ from phala.frame import (
     Constant,
     DefaultMap,
     Described,
+    DispatchClass,
     DispatchError,
     DispatchInfo,
     EventRecords,
@@ -28,15 +30,42 @@ from phala.frame import (
     StorageValue,
     Weight,
     call,
+    ensure_root,
     ensure_signed,
     event,
 )
-from phala.primitives.header import DIGEST_ITEM, DIGEST_ITEMS_MAX, DigestItem
+from phala.frame.manifest import CODE_KEY, MANIFEST_BYTES_MAX, Manifest
+from phala.primitives.header import (
+    DIGEST_ITEM,
+    DIGEST_ITEMS_MAX,
+    DigestItem,
+    RuntimeEnvironmentUpdated,
+)
 from phala.primitives.types import BLOCK_NUMBER, AccountId, BlockNumber, Hash, scale
 
 BLOCK_HASH_COUNT: Final = 4096  # blocks whose hash is known: the longest era of a transaction
 REMARK_BYTES_MAX: Final = 1024 * 1024
 NO_HASH: Final = Hash(bytes(32))
+
+
+class InvalidSpecName(PalletError):
+    """The manifest is of another chain's runtime: give one with this chain's name."""
+
+
+class SpecVersionNeedsToIncrease(PalletError):
+    """The manifest's spec version is not above the present one: release under a higher one."""
+
+
+class FailedToExtractRuntimeVersion(PalletError):
+    """The code is no runtime manifest: make one by `phala node release`."""
+
+
+class NothingAuthorized(PalletError):
+    """No upgrade is authorized: authorize it first."""
+
+
+class Unauthorized(PalletError):
+    """The code is another than what was authorized: give that one."""
 
 
 class CallFiltered(PalletError):
@@ -59,6 +88,11 @@ class ExtrinsicFailed:
 
 
 @event
+class CodeUpdated:
+    """Blocks after this one are made by other code."""
+
+
+@event
 class NewAccount:
     """An account exists from now on."""
 
@@ -78,6 +112,20 @@ class Remarked:
 
     sender: AccountId
     hash: Hash
+
+
+@event
+class UpgradeAuthorized:
+    """Whoever has the code with this hash may put it in place."""
+
+    code_hash: Hash
+    check_version: Annotated[bool, BOOL]
+
+
+@dataclass(frozen=True, slots=True)
+class CodeUpgradeAuthorization:
+    code_hash: Hash
+    check_version: Annotated[bool, BOOL]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +153,14 @@ NOTHING_CONSUMED: Final = ConsumedWeight(Weight(0, 0), Weight(0, 0), Weight(0, 0
 CONSUMED_WEIGHT: Final = Described(
     ("frame_support", "dispatch", "PerDispatchClass"), scale(ConsumedWeight), (("T", WEIGHT),)
 )
+
+
+def manifest_of(code: bytes) -> Manifest:
+    """Raises `FailedToExtractRuntimeVersion`."""
+    try:
+        return Manifest.decode(code)
+    except Invalid:
+        raise FailedToExtractRuntimeVersion from None
 
 
 class System(Pallet):
@@ -138,6 +194,9 @@ class System(Pallet):
     event_count = StorageValue(U32, default=0, doc="How many events the block has.")
     last_runtime_upgrade = StorageOption(
         LastRuntimeUpgradeInfo, doc="The runtime that made the latest change of code."
+    )
+    authorized_upgrade = StorageOption(
+        CodeUpgradeAuthorization, doc="The code that anybody may put in place, by its hash."
     )
 
     def initialize(self, parent: Hash, logs: tuple[DigestItem, ...]) -> None:
@@ -197,6 +256,72 @@ class System(Pallet):
         if not isinstance(origin, Root):
             ensure_signed(origin)
 
+    @call(500 * MICROSECOND, dispatch_class=DispatchClass.OPERATIONAL)
+    def set_code(
+        self, origin: Origin, code: Annotated[bytes, Bytes(bytes_max=MANIFEST_BYTES_MAX)]
+    ) -> None:
+        """Let the release that a manifest names make every block after this one."""
+        ensure_root(origin)
+        self._ensure_follows(code)
+        self._update_code(code)
+
+    @call(500 * MICROSECOND, dispatch_class=DispatchClass.OPERATIONAL)
+    def set_code_without_checks(
+        self, origin: Origin, code: Annotated[bytes, Bytes(bytes_max=MANIFEST_BYTES_MAX)]
+    ) -> None:
+        """The same, whatever the manifest's name and spec version: a way back."""
+        ensure_root(origin)
+        self._update_code(code)
+
+    @call(100 * MICROSECOND, dispatch_class=DispatchClass.OPERATIONAL)
+    def authorize_upgrade(self, origin: Origin, code_hash: Hash) -> None:
+        """Let anybody put the code with this hash in place, if it follows the present one."""
+        self._authorize(origin, code_hash, check_version=True)
+
+    @call(100 * MICROSECOND, dispatch_class=DispatchClass.OPERATIONAL)
+    def authorize_upgrade_without_checks(self, origin: Origin, code_hash: Hash) -> None:
+        """The same, whatever its name and spec version."""
+        self._authorize(origin, code_hash, check_version=False)
+
+    @call(500 * MICROSECOND, dispatch_class=DispatchClass.OPERATIONAL)
+    def apply_authorized_upgrade(
+        self, origin: Origin, code: Annotated[bytes, Bytes(bytes_max=MANIFEST_BYTES_MAX)]
+    ) -> None:
+        """Put authorized code in place, whoever asks."""
+        if not isinstance(origin, Root):
+            ensure_signed(origin)
+        authorized = self.authorized_upgrade.get()
+        if authorized is None:
+            raise NothingAuthorized
+        if authorized.code_hash != blake2_256(code):
+            raise Unauthorized
+        if authorized.check_version:
+            self._ensure_follows(code)
+        self._update_code(code)
+        self.authorized_upgrade.delete()
+
+    def _authorize(self, origin: Origin, code_hash: Hash, *, check_version: bool) -> None:
+        ensure_root(origin)
+        self.authorized_upgrade.put(CodeUpgradeAuthorization(code_hash, check_version))
+        self.emit(UpgradeAuthorized(code_hash, check_version))
+
+    def _ensure_follows(self, code: bytes) -> None:
+        new = manifest_of(code)
+        present = self.state.get(CODE_KEY)
+        if present is None:
+            return
+        old = manifest_of(present)
+        if new.name != old.name:
+            raise InvalidSpecName
+        if new.spec_version <= old.spec_version:
+            raise SpecVersionNeedsToIncrease
+
+    def _update_code(self, code: bytes) -> None:
+        manifest_of(code)  # what is none would be the chain's last block
+        self.state.put(CODE_KEY, code)
+        self.block.logs.append(RuntimeEnvironmentUpdated())
+        self.emit(CodeUpdated())
+
     @call(200 * MICROSECOND)
     def remark_with_event(
         self, origin: Origin, remark: Annotated[bytes, Bytes(bytes_max=REMARK_BYTES_MAX)]
@@ -205,15 +330,32 @@ class System(Pallet):
         sender = ensure_signed(origin)
         self.emit(Remarked(sender, Hash(blake2_256(remark))))
 
-    calls: ClassVar = {0: remark, 7: remark_with_event}
+    calls: ClassVar = {
+        0: remark,
+        2: set_code,
+        3: set_code_without_checks,
+        7: remark_with_event,
+        9: authorize_upgrade,
+        10: authorize_upgrade_without_checks,
+        11: apply_authorized_upgrade,
+    }
     events: ClassVar = {
         0: ExtrinsicSuccess,
         1: ExtrinsicFailed,
+        2: CodeUpdated,
         3: NewAccount,
         4: KilledAccount,
         5: Remarked,
+        6: UpgradeAuthorized,
     }
-    errors: ClassVar = {5: CallFiltered}
+    errors: ClassVar = {
+        0: InvalidSpecName,
+        1: SpecVersionNeedsToIncrease,
+        2: FailedToExtractRuntimeVersion,
+        5: CallFiltered,
+        7: NothingAuthorized,
+        8: Unauthorized,
+    }
     constants: ClassVar = (
         Constant(
             "BlockHashCount", BLOCK_NUMBER, BLOCK_HASH_COUNT, "How many block hashes are kept."

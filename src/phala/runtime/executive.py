@@ -49,6 +49,7 @@ def open_world(state: State, parent: Hash, number: BlockNumber, verifier: Verifi
     """The pallets over `state`, as the next block's first extrinsic finds them."""
     world = World(Block(number, state), verifier)
     world.system.initialize(parent, ())
+    world.upgrade()
     return world
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from phala.attest import DEV, PlatformCode, Policy
 from phala.errors import Invalid
 from phala.frame import Block
+from phala.frame.manifest import CODE_KEY
 from phala.messages.types import ClusterId
 from phala.pallets.balances import EXISTENTIAL_DEPOSIT
 from phala.pallets.grandpa import Authorities
@@ -23,7 +24,6 @@ from phala.runtime.version import SPEC_NAME, SPEC_VERSION
 from phala.runtime.world import World
 from phala.trie import State
 
-CODE_KEY: Final = b":code"
 CONFIG_BYTES_MAX: Final = 4 * 1024 * 1024
 DECIMALS: Final = 12
 SYMBOL: Final = "PHA"

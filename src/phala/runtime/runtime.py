@@ -13,6 +13,7 @@ from phala.codec.compact import read_compact
 from phala.crypto.hashes import blake2_256
 from phala.errors import Invalid
 from phala.frame import Block
+from phala.frame.manifest import Manifest
 from phala.frame.metadata import describe
 from phala.frame.metadata_scale import VERSIONS, encode
 from phala.messages.registration import Evidence
@@ -51,6 +52,7 @@ from phala.runtime.validity import (
 from phala.runtime.version import (
     RELEASE,
     RUNTIME_VERSION,
+    SPEC_NAME,
     SPEC_VERSION,
     SYSTEM_CONSTANTS,
     VERSION,
@@ -130,13 +132,17 @@ class Runtime:
 
     @cached_property
     def code(self) -> bytes:
-        """What stands under `:code`: other bytes for other metadata, for clients cache by it."""
-        lines = (
-            f"release {blake2_256(RELEASE.encode()).hex()}",
-            f"metadata {blake2_256(self.metadata(15)).hex()}",
-            f"spec {SPEC_VERSION}",
+        """What stands under `:code` in a genesis state of this release."""
+        return self.manifest.encode()
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return Manifest(
+            SPEC_NAME,
+            Hash(blake2_256(RELEASE.encode())),
+            Hash(blake2_256(self.metadata(15))),
+            SPEC_VERSION,
         )
-        return ("phala runtime manifest 1\n" + "\n".join(lines) + "\n").encode()
 
     # ---- metadata
 
