@@ -138,16 +138,6 @@ class World:
             self.block.ref_time[DispatchClass.MANDATORY] += pallet.on_runtime_upgrade(since)
         self.system.last_runtime_upgrade.put(LastRuntimeUpgradeInfo(SPEC_VERSION, SPEC_NAME))
 
-    def upgrade(self) -> None:
-        """Let pallets migrate, in the first block of this release."""
-        last = self.system.last_runtime_upgrade.get()
-        since = 0 if last is None else last.spec_version
-        if since == SPEC_VERSION:
-            return
-        for pallet in self.pallets.values():
-            self.block.ref_time[DispatchClass.MANDATORY] += pallet.on_runtime_upgrade(since)
-        self.system.last_runtime_upgrade.put(LastRuntimeUpgradeInfo(SPEC_VERSION, SPEC_NAME))
-
     def initialize(self) -> None:
         """What pallets do before a block's first extrinsic."""
         for pallet in self.pallets.values():
