@@ -9,7 +9,7 @@ the long run. Each format writes a line of a table.
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -22,17 +22,22 @@ from phala.attest import (
     Evidence,
     PlatformCode,
     Policy,
+    TlsRules,
     nvidia,
     open_evidence,
+    ratls,
     snp,
     verify,
+    verify_certificate,
     verify_rim,
 )
 from phala.attest.errors import PolicyMalformed
+from phala.attest.intel import verify_intel
 from phala.attest.nitro import verify_document
 from phala.errors import Invalid
 from phala.primitives.types import Moment
-from phala.testing import amd_pki, p384_pki
+from phala.testing import amd_pki, intel_pki, p384_pki
+from phala.testing import ratls as ratls_kit
 
 COUNT = int(os.environ.get("PHALA_MUTATIONS", "5000"))
 LOCAL = ROOT / "vectors" / "tee" / "intel"
@@ -257,6 +262,37 @@ def envelopes() -> Sequence[Seed]:
     return [Seed(read(name), judge) for name in names]
 
 
+def ratls_certificates() -> Sequence[Seed]:
+    """Ours and Gramine's sign themselves, dstack's is another's: names and dates in it are open."""
+    vendor = intel_pki.SimulatedIntel()
+    items, key = vendor.collateral(), ratls_kit.new_key()
+
+    def verified(
+        evidence: Evidence, policy: Policy, collateral: Mapping[str, bytes], now: Moment
+    ) -> object:
+        platform = PlatformCode(evidence.platform)
+        return verify_intel(platform, evidence.blob, policy, collateral, now, root=vendor.root_der)
+
+    def judge(data: bytes) -> object:
+        rules = TlsRules(legacy=True)
+        found = verify_certificate(
+            data,
+            LENIENT,
+            items,
+            intel_pki.NOW,
+            rules,
+            judge=verified,  # type: ignore[arg-type]
+        )
+        return found.form, found.spki, found.verdict, found.nonce, found.binding
+
+    def quote(said: bytes) -> bytes:
+        return vendor.quote(report_data=said)
+
+    older = {ratls.OID_GRAMINE: ratls_kit.gramine_quote(quote, key)}
+    made = (ratls_kit.dice(quote, key), ratls_kit.dstack(quote, key))
+    return [Seed(data, judge) for data in (*made, ratls_kit.certificate_of(key, older))]
+
+
 FORMATS: dict[str, Callable[[], Sequence[Seed]]] = {
     "sgx-v3": sgx_v3,
     "tdx-v4": tdx_v4,
@@ -270,6 +306,7 @@ FORMATS: dict[str, Callable[[], Sequence[Seed]]] = {
     "nitro": nitro,
     "azure": azure,
     "event-logs": event_logs,
+    "ra-tls": ratls_certificates,
     "policies": policies,
     "envelopes": envelopes,
 }

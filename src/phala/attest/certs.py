@@ -120,10 +120,10 @@ Signed: TypeAlias = Certificate | RevocationList
 Scheme: TypeAlias = Callable[[Signed, Certificate, str], None]
 
 
-def decode_certificate(data: bytes) -> Certificate:
+def decode_certificate(data: bytes, *, bytes_max: int = CERTIFICATE_BYTES_MAX) -> Certificate:
     """The certificate that `data` is, to its last byte."""
-    if len(data) > CERTIFICATE_BYTES_MAX:
-        raise _malformed(f"a certificate of {len(data)} bytes, {CERTIFICATE_BYTES_MAX} are allowed")
+    if len(data) > bytes_max:
+        raise _malformed(f"a certificate of {len(data)} bytes, {bytes_max} are allowed")
     tbs, algorithm, signature = _signed(data)
     fields = der.sequence(tbs)
     if len(fields) < 7 or fields[0].whole != bytes.fromhex("a003020102"):
@@ -155,6 +155,14 @@ def decode_first(data: bytes) -> Certificate:
     if match is None:
         raise _malformed("a chain that does not begin with a certificate in PEM")
     return decode_certificate(_base64(match[1]))
+
+
+def decode_pem_of(data: bytes, *, bytes_max: int) -> Certificate:
+    """The one certificate of a PEM text, of at most `bytes_max` in DER."""
+    match = _PEM.fullmatch(data) if len(data) <= 2 * bytes_max else None
+    if match is None:
+        raise _malformed("a text of other things than one certificate in PEM")
+    return decode_certificate(_base64(match[1]), bytes_max=bytes_max)
 
 
 def decode_pem(data: bytes) -> tuple[Certificate, ...]:

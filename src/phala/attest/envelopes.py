@@ -36,6 +36,7 @@ _TABLE: Final[Mapping[str, str]] = {
     "c0b406a4a803495297433fb6014cd0ae": "ARK",
 }
 _TABLE_ENTRY_BYTES: Final = 24
+_OF_CPUS: Final = ("quote", "Nitro document", "SEV-SNP report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,23 @@ def open_evidence(data: bytes) -> tuple[Opened, ...]:
     if not found:
         raise _malformed("the bytes are of no known form")
     return found
+
+
+def open_quote(data: bytes) -> Opened:
+    """The evidence that `data` is as a CPU's platform made it, in no envelope of text.
+
+    Raises:
+        EvidenceMalformed: it is another form's, or a device's.
+    """
+    found = tuple(_of_bytes(data)) if len(data) <= ENVELOPE_BYTES_MAX else ()
+    if len(found) != 1 or found[0].form not in _OF_CPUS:
+        raise _malformed("no quote, report or document of a CPU's platform")
+    return found[0]
+
+
+def open_dstack(data: bytes) -> Opened:
+    """The evidence in dstack's versioned attestation, or `EvidenceMalformed`."""
+    return _of_dstack(data)
 
 
 def _opened(data: bytes) -> Iterator[Opened]:
