@@ -14,7 +14,7 @@ from tests.clients import chain
 
 from phala.codec import U128, Compact, encode_compact
 from phala.crypto.hashes import blake2_128
-from phala.finality import Authority, AuthoritySet, SetId, decode_justification, verify_own
+from phala.finality import AuthoritySet, SetId, decode_justification, verify_own
 from phala.node.spec import Genesis, load_spec, make_genesis
 from phala.primitives.extrinsic import decode_extrinsic
 from phala.primitives.header import HEADER, Header
@@ -141,9 +141,7 @@ def check_history(url: str, genesis: Genesis, witness: Witness) -> None:
     runtime = Runtime()
     items, parent = dict(genesis.state), genesis.header
     trie = Trie.build(list(items.items()), Layout.V1)
-    authorities = AuthoritySet(
-        SetId(0), tuple(Authority(*each) for each in genesis.config.authorities)
-    )
+    authorities = AuthoritySet(SetId(0), genesis.authorities)
     head = int(ask(url, "chain_getHeader")["number"], 16)
     transfers = final = 0
     fees: dict[int, int] = {}  # by an extrinsic's length

@@ -18,6 +18,7 @@ import uvicorn
 import uvloop
 
 from phala.errors import PhalaError, Unavailable
+from phala.finality import AUTHORITIES, AUTHORITIES_KEY
 from phala.node.chain import Chain
 from phala.node.engines.solo import Solo, ensure_authority
 from phala.node.keys import load_grandpa_key
@@ -25,7 +26,7 @@ from phala.node.rpc import author, blocks, chain_head, state, system, transactio
 from phala.node.rpc.server import REQUEST_BYTES_MAX, Door, Methods
 from phala.node.rpc.sockets import CONNECTIONS_MAX, BoundedHttp, BoundedWebSocket
 from phala.node.service import Node
-from phala.node.spec import load_spec, make_genesis
+from phala.node.spec import ensure_begun, load_chain_spec
 from phala.node.store import Store
 from phala.runtime import Runtime
 
@@ -79,18 +80,25 @@ def listen(host: str, port: int) -> socket.socket:
     return door
 
 
+def authorities_of(chain: Chain) -> tuple[bytes, ...]:
+    """The keys that finalize the block after the head."""
+    known = chain.state_at(chain.head.number).get(AUTHORITIES_KEY)
+    return tuple(each.key for each in AUTHORITIES.decode(known or b"\0"))
+
+
 def open_node(folder: Path, spec: Path, *, archive: bool) -> tuple[Node, Solo, system.Identity]:
     """The chain of a folder, made at the first start."""
     runtime = Runtime()
-    genesis = make_genesis(load_spec(spec), runtime)
-    authorities = tuple(public for public, _ in genesis.config.authorities)
-    key = ensure_authority(load_grandpa_key(folder / "grandpa.key"), authorities)
+    found = load_chain_spec(spec)
+    key = load_grandpa_key(folder / "grandpa.key")
     store = Store(folder / "db")
-    store.create(genesis.header, list(genesis.state.items()))
-    node = Node(Chain(store, archive=archive), runtime)
+    ensure_begun(store, found, runtime)
+    chain = Chain(store, archive=archive)
+    ensure_authority(key, authorities_of(chain))
+    node = Node(chain, runtime)
     solo = Solo(node, key)
     node.has_work = solo.wake
-    return node, solo, system.Identity(genesis.config.name, genesis.config.chain_type)
+    return node, solo, system.Identity(found.name, found.chain_type)
 
 
 def methods_of(node: Node, identity: system.Identity) -> Methods:

@@ -6,7 +6,7 @@ in slices. So a kill at any instant leaves whole blocks, and nothing else.
 """
 
 import fcntl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,23 +137,56 @@ class Store:
 
     # ---- genesis and heads
 
-    def create(self, header: Header, state: Sequence[tuple[bytes, bytes]]) -> None:
-        """Write genesis: the state's items sorted by key, or `OtherChain` where another is."""
-        present = self._get("meta", b"genesis")
-        if present is not None:
-            if present != header.hash():
-                raise OtherChain(
-                    f"the store holds the chain 0x{present.hex()}, "
-                    f"the spec is of 0x{header.hash().hex()}",
-                    mend="give the folder of that chain, or an empty one",
-                )
-            version = self._get("meta", b"version")
-            if version != STORE_VERSION:
-                raise OtherFormat(
-                    f"the store has format {version!r}, this release reads {STORE_VERSION!r}",
-                    mend="import the chain again into an empty folder",
-                )
+    @property
+    def genesis_hash(self) -> Hash | None:
+        """Which chain the store holds; None: none as yet.
+
+        Raises:
+            OtherFormat: it is of a release that kept it otherwise.
+        """
+        found = self._get("meta", b"genesis")
+        if found is None:
+            return None
+        version = self._get("meta", b"version")
+        if version != STORE_VERSION:
+            raise OtherFormat(
+                f"the store has format {version!r}, this release reads {STORE_VERSION!r}",
+                mend="import the chain again into an empty folder",
+            )
+        return Hash(found)
+
+    @property
+    def spec_digest(self) -> bytes | None:
+        """Of the spec that the chain was begun by; None where nobody kept it."""
+        return self._get("meta", b"spec")
+
+    @property
+    def authorities_proof(self) -> tuple[bytes, ...]:
+        """Nodes that show the first authorities under the genesis header's state root."""
+        return decode_list(self._get("meta", b"authorities") or b"")
+
+    def create(
+        self,
+        header: Header,
+        state: Iterable[tuple[bytes, bytes]],
+        *,
+        authorities_proof: tuple[bytes, ...] = (),
+        spec_digest: bytes = b"",
+    ) -> None:
+        """Write genesis, the state's items sorted by key, or find it written.
+
+        Raises:
+            OtherChain: another one is.
+        """
+        present = self.genesis_hash
+        if present == header.hash():
             return
+        if present is not None:
+            raise OtherChain(
+                f"the store holds the chain 0x{present.hex()}, "
+                f"the spec is of 0x{header.hash().hex()}",
+                mend="give the folder of that chain, or an empty one",
+            )
         with self._writing() as transaction:
             for key, value in state:
                 transaction.put(key, value, db=self._tables["flat"], append=True)
@@ -161,6 +194,9 @@ class Store:
             meta = self._tables["meta"]
             transaction.put(b"genesis", header.hash(), db=meta)
             transaction.put(b"version", STORE_VERSION, db=meta)
+            transaction.put(b"authorities", encode_list(authorities_proof), db=meta)
+            if spec_digest:
+                transaction.put(b"spec", spec_digest, db=meta)
             for name in (b"folded", b"finalized", b"oldest"):
                 transaction.put(name, _number(0), db=meta)
 
