@@ -1,17 +1,18 @@
 """Hardware platforms, on kernels that behave as the real ones: evidence, races, refusals."""
 
 import errno
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from phala.attest.cbor import decode as decode_cbor
 from phala.errors import Invalid, PhalaError
 from phala.tee.configfs import REPORTS, InterfaceBusy, RequestRaced, Tsm
 from phala.tee.detect import (
     DMI_VENDOR,
     DSTACK,
-    NITRO,
     SEV_DEVICE,
     TDX_DEVICE,
     PlatformAbsent,
@@ -19,6 +20,7 @@ from phala.tee.detect import (
 )
 from phala.tee.evidence import EvidenceUnknown, NotOurs, ProviderWrong, SealingAbsent
 from phala.tee.gramine import AttestationOff, GraminePlatform, SealingKeyAbsent
+from phala.tee.nitro import NitroPlatform, attestation_request
 from phala.tee.ops import (
     InterfaceAbsent,
     InterfaceClosed,
@@ -31,7 +33,8 @@ from phala.tee.sev import SevPlatform
 from phala.tee.tdx import TdxPlatform
 from phala.testing.amd_pki import SimulatedAmd
 from phala.testing.intel_pki import SimulatedIntel
-from phala.testing.kernel import FakeGramine, FakeKernel
+from phala.testing.kernel import FakeGramine, FakeKernel, FakeNitro
+from phala.testing.p384_pki import chain, nitro_document
 from phala.testing.platform import check_platform
 
 TDX = SimulatedIntel(tdx=True)
@@ -50,6 +53,10 @@ def sgx_quote(said: bytes) -> bytes:
 
 def sev_report(said: bytes) -> bytes:
     return AMD.report(report_data=said)
+
+
+def nitro_says(said: bytes) -> bytes:
+    return nitro_document(chain(5), changes={"user_data": said})
 
 
 def tdx_kernel() -> FakeKernel:
@@ -278,6 +285,70 @@ def test_another_enclave_does_not_unseal() -> None:
         GraminePlatform(FakeGramine(sgx_quote, key=b"o" * 16)).unseal(sealed, label=b"identity")
 
 
+def test_nitro() -> None:
+    check_platform(lambda: NitroPlatform(FakeNitro(nitro_says)))
+
+
+def test_a_nitro_document_names_the_registers_of_its_image() -> None:
+    found = NitroPlatform(FakeNitro(nitro_says)).measurements
+
+    assert found == {"pcr0": b"\5" * 48, "pcr1": bytes(48), "pcr2": bytes(48)}
+
+
+def test_the_request_to_the_security_module_is_what_aws_documents() -> None:
+    asked = decode_cbor(attestation_request(OURS))
+
+    assert asked == {"Attestation": {"user_data": OURS, "nonce": None, "public_key": None}}
+
+
+def test_a_refusal_of_the_security_module_is_told() -> None:
+    with pytest.raises(InterfaceFailed, match="InternalError"):
+        NitroPlatform(FakeNitro(nitro_says, refusal="InternalError")).quote(OURS)
+    with pytest.raises(InterfaceClosed, match="EACCES"):
+        NitroPlatform(FakeNitro(nitro_says, failure=errno.EACCES)).quote(OURS)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"\xa0", b"\xa1\x6bAttestation\xa0", b"\x80", b"\xff" * 5000, bytes(9)]
+)
+def test_an_answer_that_is_no_document_is_told(answer: bytes) -> None:
+    with pytest.raises(EvidenceUnknown, match="no document"):
+        NitroPlatform(FakeNitro(nitro_says, answer=answer)).quote(OURS)
+
+
+@pytest.mark.parametrize("document", [b"", b"\x84\1\2\3\4", b"\x84\x40\xa0\x41\xa0\x40"])
+def test_a_document_of_another_form_is_told(document: bytes) -> None:
+    with pytest.raises(EvidenceUnknown, match="no attestation document"):
+        NitroPlatform(FakeNitro(lambda _said: document)).quote(OURS)
+
+
+def test_a_nitro_document_of_another_request_is_refused() -> None:
+    with pytest.raises(NotOurs):
+        NitroPlatform(FakeNitro(lambda _said: nitro_says(b"\xee" * 64))).quote(OURS)
+
+
+def test_a_register_is_extended_and_the_next_quote_is_asked_anew() -> None:
+    kernel = tdx_kernel()
+    kernel.registers = {"rtmr3:sha384": bytes(48)}
+    platform = TdxPlatform(tsm(kernel))
+    digest = hashlib.sha384(b"what was started").digest()
+
+    platform.extend(3, digest)
+
+    assert kernel.registers["rtmr3:sha384"] == hashlib.sha384(bytes(48) + digest).digest()
+
+
+@pytest.mark.parametrize(("register", "size"), [(0, 48), (1, 48), (4, 48), (3, 32), (2, 0)])
+def test_what_is_no_register_of_software_is_not_extended(register: int, size: int) -> None:
+    with pytest.raises(Invalid, match="register"):
+        TdxPlatform(tsm(tdx_kernel())).extend(register, bytes(size))
+
+
+def test_a_kernel_without_registers_is_told() -> None:
+    with pytest.raises(InterfaceAbsent, match="rtmr3"):
+        TdxPlatform(tsm(tdx_kernel())).extend(3, bytes(48))
+
+
 def gramine_folder(folder: Path, said: bytes) -> GraminePlatform:
     (folder / "keys").mkdir()
     (folder / "attestation_type").write_bytes(b"dcap")
@@ -312,6 +383,7 @@ def test_a_missing_file_of_gramines_is_told(tmp_path: Path) -> None:
 
 def test_the_platform_is_found() -> None:
     assert isinstance(detect_platform(FakeGramine(sgx_quote)), GraminePlatform)
+    assert isinstance(detect_platform(FakeNitro(nitro_says)), NitroPlatform)
     for kernel, kind in ((tdx_kernel(), TdxPlatform), (sev_kernel(), SevPlatform)):
         found = detect_platform(kernel)
         assert isinstance(found, kind)
@@ -323,7 +395,6 @@ def test_the_platform_is_found() -> None:
     ("path", "data", "words"),
     [
         (None, b"", "no trusted hardware"),
-        (NITRO, b"", "Nitro"),
         (TDX_DEVICE, b"", "Intel TDX.*mount -t configfs"),
         (SEV_DEVICE, b"", "AMD SEV-SNP.*6.7"),
         (DSTACK[2], b"", "dstack.*into the container"),

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from phala.confine import harden
 from phala.errors import PhalaError
 from phala.sealed.boot import Booted, boot
 from phala.sealed.config import load_config
-from phala.sealed.hardening import harden, take_pipe
+from phala.sealed.hardening import take_pipe
 from phala.sealed.log import log
 from phala.sealed.server import Server
 from phala.wasm.job import KEY_BYTES_MAX

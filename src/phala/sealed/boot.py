@@ -14,16 +14,14 @@ from phala.enclave import light
 from phala.enclave.door import About, Enclave
 from phala.enclave.identity import IDENTITY_LABEL, Identity
 from phala.errors import Invalid, Refused, Unavailable
-from phala.messages.registration import PLATFORM_SIMULATED
 from phala.primitives.types import Hash
 from phala.sealed.checkpoint import Checkpoint, write_whole
 from phala.sealed.config import Config, load_light
 from phala.sealed.engines import Engines
+from phala.sealed.hardening import give_up
 from phala.sealed.log import log
-from phala.sealed.measurement import simulated_measurement
+from phala.sealed.platforms import platform_under
 from phala.tee.platform import Platform
-from phala.tee.simulated import SimulatedPlatform
-from phala.tee.simulated_key import load_simulated_key
 from phala.wasm.pool import EnginePool
 from phala.wasm.runtime_module import load_runtime
 
@@ -73,18 +71,20 @@ def boot(config: Config) -> Booted:
 
     Raises:
         Invalid, Refused: the files are not this enclave's, chain's or code's.
-        Unavailable: the runtime module is missing.
+        Unavailable: the runtime module is missing, or the platform does not answer.
     """
     module = load_runtime(config.runtime)
     runtime_id = Hash(module.runtime_id)
     start = load_light(config.light)
     genesis = Hash(blake2_256(start.header))
     head = light.start(genesis, start.header, start.proof)
-    key = load_simulated_key(config.simulated_key)
-    platform = SimulatedPlatform(measurement=simulated_measurement(runtime_id), key=key)
+    under = platform_under(config.simulated_key, runtime_id)
+    platform = under.platform
     entropy = SystemEntropy()
     config.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     hold(config.folder)
+    kept = give_up(config.folder, (module.path.parent,))
+    log("confined", landlock=kept.landlock, seccomp=kept.seccomp, missing="; ".join(kept.missing))
     identity = load_identity(config.folder, platform, genesis, entropy)
     checkpoint = Checkpoint(config.folder, identity.checkpoint_key, genesis, entropy)
     store = checkpoint.load()
@@ -95,7 +95,7 @@ def boot(config: Config) -> Booted:
             identity=identity,
             start=head,
             store=store,
-            about=About(runtime_id, PLATFORM_SIMULATED, SOFTWARE, os.cpu_count() or 1),
+            about=About(runtime_id, under.code, SOFTWARE, os.cpu_count() or 1),
             platform=platform,
             engine=engines,
             entropy=entropy,

@@ -16,7 +16,7 @@ ENGINES_MAX: Final = 1024
 class Config:
     folder: Path
     light: Path  # where the light client starts
-    simulated_key: Path
+    simulated_key: Path | None  # None: the hardware under this process
     runtime: Path | None  # None: the module that set-up built
     engines: int  # children
 
@@ -32,10 +32,9 @@ def load_config(path: Path) -> Config:
     document = _load(path, CONFIG_BYTES_MAX)
     try:
         platform = document["platform"]
-        if platform["kind"] != "simulated":
-            raise Invalid(
-                f"platform {platform['kind']!r} is not built in", mend="use simulated, on dev"
-            )
+        kind = platform["kind"]
+        if kind not in ("simulated", "hardware"):
+            raise Invalid(f"platform {kind!r}", mend="use hardware, or on dev simulated")
         runtime = document["runtime"]
         engines = document["engines"]
         if not isinstance(engines, int) or not 1 <= engines <= ENGINES_MAX:
@@ -43,7 +42,7 @@ def load_config(path: Path) -> Config:
         return Config(
             folder=Path(document["dir"]),
             light=Path(document["light"]),
-            simulated_key=Path(platform["key"]),
+            simulated_key=Path(platform["key"]) if kind == "simulated" else None,
             runtime=None if runtime is None else Path(runtime),
             engines=engines,
         )

@@ -1,26 +1,43 @@
-"""What the process itself does against being read. No substitute for hardware."""
+"""What the enclave's process gives up before it holds a secret. No substitute for hardware."""
 
-import ctypes
 import os
-import resource
+import sys
+from pathlib import Path
 from typing import Final
 
-from phala.errors import Unavailable
+from phala.confine import SEALED, Confinement, Files, confine
 
-PR_SET_DUMPABLE: Final = 4  # <linux/prctl.h>
+PACKAGE: Final = Path(__file__).parents[1]
+# What Python and its libraries read of a system, and children to be started need.
+SYSTEM: Final = tuple(
+    Path(each)
+    for each in ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/ssl", "/proc")
+)
+# Evidence is asked for through these, see `tee.detect`.
+PLATFORMS: Final = tuple(
+    Path(each)
+    for each in (
+        "/dev/attestation",
+        "/dev/nsm",
+        "/dev/null",
+        "/sys/kernel/config/tsm/report",
+        "/sys/devices/virtual/misc/tdx_guest/measurements",
+    )
+)
+GPUS: Final = Path("/dev")  # nvidia0, nvidiactl, nvidia-uvm ...
 
 
-def harden() -> None:
-    """No core dumps, and no other process of this user may read the memory.
-
-    Raises:
-        Unavailable: the kernel refuses.
-    """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
-        raise Unavailable(
-            f"prctl failed: {os.strerror(ctypes.get_errno())}", mend="run on a Linux kernel"
-        )
+def give_up(folder: Path, read: tuple[Path, ...]) -> Confinement:
+    """All files but the enclave's folder, the program's own and `read`; the network; privileges."""
+    python = tuple(sorted({Path(sys.prefix), Path(sys.base_prefix), PACKAGE.parent}))
+    gpus = tuple(sorted(GPUS.glob("nvidia*")))
+    return confine(
+        Files(
+            read=(*python, *SYSTEM, *read, Path("/dev/urandom")),
+            write=(folder, *PLATFORMS, *gpus),
+        ),
+        SEALED,
+    )
 
 
 def take_pipe() -> tuple[int, int]:

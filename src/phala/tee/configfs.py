@@ -48,13 +48,13 @@ class Tsm:
         self, ops: Ops, *, root: Path = REPORTS, pause: Callable[[float], None] = time.sleep
     ) -> None:
         """The pause, in seconds, is what passes while the kernel says that it is busy."""
-        self._ops = ops
+        self.ops = ops
         self._root = root
         self._pause = pause
 
     @property
     def present(self) -> bool:
-        return self._ops.isdir(self._root)
+        return self.ops.isdir(self._root)
 
     def provider(self) -> str:
         """Who answers: `tdx_guest`, `sev_guest`, `arm_cca_guest`."""
@@ -76,22 +76,22 @@ class Tsm:
     def _with_request(self, use: Callable[[Path], T]) -> T:
         """The request is gone afterwards, whatever happened."""
         entry = self._root / f"phala-{secrets.token_hex(8)}"
-        self._busy(entry, lambda: self._ops.mkdir(entry))
+        self._busy(entry, lambda: self.ops.mkdir(entry))
         try:
             return use(entry)
         finally:
-            self._busy(entry, lambda: self._ops.rmdir(entry))
+            self._busy(entry, lambda: self.ops.rmdir(entry))
 
     def _attempt(self, entry: Path, report_data: ReportData) -> Report | None:
         """The report, or nothing where the counter says that others wrote to the request."""
         generation = self._generation(entry)
         provider = self._provider(entry)
         generation += self._raise_level(entry)
-        self._busy(entry, lambda: self._ops.write(entry / "inblob", report_data))
+        self._busy(entry, lambda: self.ops.write(entry / "inblob", report_data))
         generation += 1
         blob = self._read(entry / "outblob", OUTBLOB_BYTES_MAX)
         auxiliary = b""
-        if self._ops.exists(entry / "auxblob"):
+        if self.ops.exists(entry / "auxblob"):
             auxiliary = self._read(entry / "auxblob", AUXBLOB_BYTES_MAX)
         if self._generation(entry) != generation:
             return None
@@ -100,12 +100,12 @@ class Tsm:
     def _raise_level(self, entry: Path) -> int:
         """Ask at the lowest privilege number that the guest may name; how many writes it took."""
         floor = entry / "privlevel_floor"
-        if not self._ops.exists(floor):
+        if not self.ops.exists(floor):
             return 0
         level = self._number(floor)
         if level == 0:
             return 0
-        self._busy(entry, lambda: self._ops.write(entry / "privlevel", str(level).encode()))
+        self._busy(entry, lambda: self.ops.write(entry / "privlevel", str(level).encode()))
         return 1
 
     def _provider(self, entry: Path) -> str:
@@ -121,7 +121,7 @@ class Tsm:
         return int(text)
 
     def _read(self, path: Path, size_max: int) -> bytes:
-        return self._busy(path, lambda: read_whole(self._ops, path, size_max=size_max))
+        return self._busy(path, lambda: read_whole(self.ops, path, size_max=size_max))
 
     def _busy(self, path: Path, act: Callable[[], T]) -> T:
         """Do it, again while the kernel is busy with a request."""

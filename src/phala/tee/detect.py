@@ -7,13 +7,14 @@ from phala.errors import Refused
 from phala.tee.configfs import CONFIGFS, REPORTS, SEV_PROVIDER, TDX_PROVIDER, Tsm
 from phala.tee.evidence import EvidenceUnknown
 from phala.tee.gramine import ATTESTATION, TYPE, GraminePlatform
+from phala.tee.nitro import DEVICE as NITRO
+from phala.tee.nitro import NitroPlatform
 from phala.tee.ops import KernelOps, Ops, explained, read_whole
 from phala.tee.sev import SevPlatform
 from phala.tee.tdx import TdxPlatform
 
-Hardware: TypeAlias = GraminePlatform | SevPlatform | TdxPlatform
+Hardware: TypeAlias = GraminePlatform | NitroPlatform | SevPlatform | TdxPlatform
 
-NITRO: Final = Path("/dev/nsm")
 TDX_DEVICE: Final = Path("/dev/tdx_guest")
 SEV_DEVICE: Final = Path("/dev/sev-guest")
 DSTACK: Final = (
@@ -39,10 +40,7 @@ def detect_platform(ops: Ops | None = None) -> Hardware:
     if ops.exists(ATTESTATION / TYPE):
         return GraminePlatform(ops)
     if ops.exists(NITRO):
-        raise PlatformAbsent(
-            f"this is a Nitro enclave ({NITRO}), which this version cannot ask for evidence",
-            mend="run on Intel TDX, AMD SEV-SNP, or SGX under Gramine",
-        )
+        return NitroPlatform(ops)
     tsm = Tsm(ops)
     if tsm.present:
         return _of_provider(tsm)

@@ -1,6 +1,8 @@
 """The few things that a platform asks of the kernel's files, so that tests can be the kernel."""
 
+import ctypes
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +28,27 @@ class Ops(Protocol):
         """All of it in one `write`: an attribute of the kernel's takes no second."""
         ...
 
+    def exchange(self, path: Path, request: bytes, *, size_max: int) -> bytes:
+        """What a device answers that takes messages by `ioctl`, as AWS's security module does."""
+        ...
+
     def isdir(self, path: Path) -> bool: ...
 
     def exists(self, path: Path) -> bool: ...
+
+
+class _Message(ctypes.Structure):
+    """`struct nsm_raw` of Linux, <uapi/linux/nsm.h>: where the request lies, and the answer."""
+
+    _fields_ = (
+        ("request", ctypes.c_void_p),
+        ("request_size", ctypes.c_size_t),
+        ("answer", ctypes.c_void_p),
+        ("answer_size", ctypes.c_size_t),
+    )
+
+
+NSM_EXCHANGE: Final = 3 << 30 | ctypes.sizeof(_Message) << 16 | 0x0A << 8  # _IOWR(0x0A, 0, ...)
 
 
 class KernelOps:
@@ -56,6 +76,19 @@ class KernelOps:
             os.close(handle)
         if taken != len(data):
             raise OSError(errno.EIO, f"{taken} of {len(data)} bytes were taken", str(path))
+
+    def exchange(self, path: Path, request: bytes, *, size_max: int) -> bytes:
+        given = ctypes.create_string_buffer(request, len(request))
+        answer = ctypes.create_string_buffer(size_max)
+        message = _Message(
+            ctypes.addressof(given), len(request), ctypes.addressof(answer), size_max
+        )
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(handle, NSM_EXCHANGE, message)
+        finally:
+            os.close(handle)
+        return answer.raw[: message.answer_size]
 
     def isdir(self, path: Path) -> bool:
         return path.is_dir()

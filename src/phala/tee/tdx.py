@@ -1,9 +1,11 @@
 """Intel TDX: quotes through configfs-tsm."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from phala.errors import Invalid
 from phala.tee.configfs import TDX_PROVIDER, Tsm
 from phala.tee.evidence import (
     EvidenceUnknown,
@@ -12,6 +14,7 @@ from phala.tee.evidence import (
     check_report_data,
     seals_nothing,
 )
+from phala.tee.ops import explained
 from phala.tee.platform import ReportData
 
 # Intel TDX DCAP Quote Library API, appendix A.3: header, then in version 5 a body's type and size.
@@ -21,6 +24,9 @@ _BODY_BYTES: Final = 584  # of version 4; what TD 1.5 adds comes behind
 _TEE_TDX: Final = 0x81
 _MRTD, _RTMRS, _REPORT_DATA = 136, 328, 520  # offsets in the body
 _REGISTER_BYTES: Final = 48
+# Linux 6.16, Documentation/ABI/testing/sysfs-devices-virtual-misc-tdx_guest.
+REGISTERS: Final = Path("/sys/devices/virtual/misc/tdx_guest/measurements")
+EXTENDABLE: Final = (2, 3)  # 0 and 1 are the firmware's and the boot's
 # Where a quote of DICE begins: a COSE message or a CWT, tagged or not (RFC 8392, section 6).
 _CWT: Final = (b"\xd2\x84", b"\xd8\x3d", b"\x84")
 
@@ -52,6 +58,27 @@ class TdxPlatform:
             self.quote(ReportData(bytes(64)))
         assert self._measurements is not None
         return self._measurements
+
+    def extend(self, register: int, digest: bytes) -> None:
+        """Put a SHA-384 into a run-time register for good: each later quote says so.
+
+        A register becomes SHA-384(itself, digest). Whoever verifies replays the digests in order.
+
+        Raises:
+            Invalid: no register of software, or no SHA-384.
+            InterfaceAbsent: the kernel is older than 6.16.
+        """
+        if register not in EXTENDABLE or len(digest) != _REGISTER_BYTES:
+            raise Invalid(
+                f"register {register} and {len(digest)} bytes",
+                mend=f"extend register 2 or 3 by the {_REGISTER_BYTES} bytes of a SHA-384",
+            )
+        path = REGISTERS / f"rtmr{register}:sha384"
+        try:
+            self._tsm.ops.write(path, digest)
+        except OSError as error:
+            raise explained(error, path) from error
+        self._measurements = None
 
     def seal(self, plaintext: bytes, *, label: bytes) -> bytes:  # noqa: ARG002 - the Protocol's
         seals_nothing(self.word)

@@ -1,14 +1,21 @@
-"""Kernels that are not there: configfs-tsm and Gramine's files as they behave, for `tee`."""
+"""Kernels that are not there: configfs-tsm, Gramine's files and AWS's security module as they
+behave, for `tee`.
+"""
 
 import errno
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from phala.attest.cbor import decode as read_cbor
 from phala.tee.configfs import REPORTS
 from phala.tee.gramine import ATTESTATION, TYPE
+from phala.tee.nitro import DEVICE
+from phala.tee.tdx import REGISTERS
+from phala.testing.p384_pki import encode_cbor
 
 _INBLOB_BYTES_MAX: Final = 64
 _STRANGERS: Final = b"\xee" * 64  # what another process asks for
@@ -41,6 +48,7 @@ class FakeKernel:
     busy: int = 0  # of the next calls, how many the kernel is too busy for
     races: int = 0  # before how many of the next outblobs another process writes its inblob
     failures: dict[str, int] = field(default_factory=dict)  # of names: what number they fail with
+    registers: dict[str, bytes] | None = None  # none: Linux before 6.16
     requests: dict[Path, _Request] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)  # calls, in order
 
@@ -68,6 +76,9 @@ class FakeKernel:
 
     def write(self, path: Path, data: bytes) -> None:
         self._called("write", path)
+        if path.parent == REGISTERS:
+            self._extend(path, data)
+            return
         request = self._request(path)
         if path.name == "inblob":
             if not 0 < len(data) <= _INBLOB_BYTES_MAX:
@@ -80,6 +91,17 @@ class FakeKernel:
         else:
             raise _error(errno.EACCES, path)
         request.generation += 1
+
+    def _extend(self, path: Path, digest: bytes) -> None:
+        if self.registers is None or path.name not in self.registers:
+            raise _error(errno.ENOENT, path)
+        if len(digest) != 48:
+            raise _error(errno.EINVAL, path)
+        self.registers[path.name] = hashlib.sha384(self.registers[path.name] + digest).digest()
+
+    def exchange(self, path: Path, request: bytes, *, size_max: int) -> bytes:
+        del request, size_max
+        raise _error(errno.ENOENT, path)
 
     def isdir(self, path: Path) -> bool:
         return path in self.requests or (self.mounted and path == REPORTS)
@@ -180,11 +202,60 @@ class FakeGramine:
             raise _error(errno.EACCES, path)
         self.said = data.ljust(64, b"\0")
 
+    def exchange(self, path: Path, request: bytes, *, size_max: int) -> bytes:
+        del request, size_max
+        raise _error(errno.ENOENT, path)
+
     def isdir(self, path: Path) -> bool:
         return path == ATTESTATION
 
     def exists(self, path: Path) -> bool:
         return path == ATTESTATION / TYPE
+
+
+@dataclass
+class FakeNitro:
+    """An enclave of AWS's: a security module that answers one message at a time."""
+
+    document: Callable[[bytes], bytes]  # that says this user data
+    refusal: str | None = None  # of the module's error codes
+    failure: int | None = None  # of the kernel's numbers
+    answer: bytes | None = None  # instead of what the module would say
+
+    def mkdir(self, path: Path) -> None:
+        raise _error(errno.EACCES, path)
+
+    def rmdir(self, path: Path) -> None:
+        raise _error(errno.EACCES, path)
+
+    def read(self, path: Path) -> Iterator[bytes]:
+        raise _error(errno.ENOENT, path)
+
+    def write(self, path: Path, data: bytes) -> None:
+        del data
+        raise _error(errno.ENOENT, path)
+
+    def exchange(self, path: Path, request: bytes, *, size_max: int) -> bytes:
+        if path != DEVICE:
+            raise _error(errno.ENOENT, path)
+        if self.failure is not None:
+            raise _error(self.failure, path)
+        if self.answer is not None:
+            return self.answer[:size_max]
+        if self.refusal is not None:
+            return encode_cbor({"Error": self.refusal})
+        asked: Any = read_cbor(request)
+        said = asked["Attestation"]["user_data"]
+        made = encode_cbor({"Attestation": {"document": self.document(said)}})
+        if len(made) > size_max:
+            raise _error(errno.EMSGSIZE, path)
+        return made
+
+    def isdir(self, path: Path) -> bool:
+        return path.parent == path
+
+    def exists(self, path: Path) -> bool:
+        return path == DEVICE
 
 
 def _error(number: int, path: Path) -> OSError:

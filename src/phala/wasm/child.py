@@ -1,11 +1,11 @@
 """An engine child: one guest at a time, for a pool that may kill it at any instant.
 
 It holds replicas of contracts' states in the clear, so it is as much inside as its parent: no core
-dumps, no debugger, no life after the parent.
+dumps, no debugger, no life after the parent. It runs native code made of strangers' contracts, so
+where the kernel can, it has no privileges, no network, no files or processes but its own.
 """
 
 import contextlib
-import ctypes
 import resource
 import select
 import signal
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from phala.confine import ENGINE, Files, confine, die_with_parent, harden
 from phala.wasm.call import State
 from phala.wasm.engine import TICK_MS, Component, Engine
 from phala.wasm.executor import Executor, UnknownCode
@@ -35,8 +36,8 @@ from phala.wasm.job import ContractId
 
 ADDRESSES_BYTES: Final = 128 << 30  # each instance reserves 4 GiB of addresses
 DATA_BYTES: Final = 3 << 30  # what is really written: replicas, and a call's 128 MiB
-PR_SET_PDEATHSIG: Final = 1
-PR_SET_DUMPABLE: Final = 4
+PACKAGE: Final = Path(__file__).parents[1]
+SYSTEM: Final = (Path("/usr/lib"), Path("/lib"), Path("/lib64"), Path("/etc/ld.so.cache"))
 LINGER_MS: Final = 1_000  # the clock ticks on after a call, for starting it costs a switch
 
 
@@ -67,14 +68,15 @@ class Clock:
                     last += TICK_MS / 1000
 
 
-def harden() -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def limit(compiled: Path) -> None:
+    """Before there is a thread: the kernel puts most of this on the one that asks for it."""
+    die_with_parent()
+    harden()
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES_BYTES, ADDRESSES_BYTES))
     resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
+    python = {Path(sys.prefix), Path(sys.base_prefix), PACKAGE.parent}
+    confine(Files(read=(*sorted(python), *SYSTEM, compiled.parent)), ENGINE)
 
 
 def serve(pipe: socket.socket, executor: Executor) -> None:
@@ -103,7 +105,7 @@ def serve(pipe: socket.socket, executor: Executor) -> None:
 
 def main() -> None:
     descriptor, compiled = int(sys.argv[1]), Path(sys.argv[2])
-    harden()
+    limit(compiled)
     with socket.socket(fileno=descriptor) as pipe:
         engine = Engine()
         executor = Executor(Component(engine, compiled), Clock(engine).watch)

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -102,10 +103,27 @@ async def _announce(keeper: Keeper, port: int) -> None:
         await asyncio.sleep(0.05)
 
 
+def _simulated_key(platform: str | None, named: Path | None, light: Path) -> Path | None:
+    """The key to simulate with; None where the hardware is meant."""
+    key = (named or light.with_name(KEY_NAME)).absolute()
+    simulated = platform == "simulated" or (platform is None and (named or key.exists()))
+    return key if simulated else None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="phala.worker", description=__doc__)
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--light", type=Path, required=True)
+    parser.add_argument(
+        "--platform",
+        choices=("hardware", "simulated"),
+        help=f"default: simulated where {KEY_NAME} lies beside LIGHT, as `phala up` makes it",
+    )
+    parser.add_argument(
+        "--launcher",
+        default="",
+        help="what starts the enclave in place of Python: 'gramine-sgx phala-sealed'",
+    )
     parser.add_argument("--simulated-key", type=Path, help=f"default: {KEY_NAME} beside LIGHT")
     parser.add_argument("--runtime", type=Path, help="default: what set-up built")
     parser.add_argument("--engines", type=int, default=max(ENGINES_MIN, os.cpu_count() or 1))
@@ -115,9 +133,10 @@ def main() -> int:
     command = Command(
         folder=given.dir.absolute(),
         light=given.light.absolute(),
-        simulated_key=(given.simulated_key or given.light.with_name(KEY_NAME)).absolute(),
+        simulated_key=_simulated_key(given.platform, given.simulated_key, given.light),
         runtime=given.runtime.absolute() if given.runtime else None,
         engines=given.engines,
+        launcher=tuple(shlex.split(given.launcher)),
     )
     try:
         uvloop.run(serve(command, given.host, given.port))

@@ -41,7 +41,13 @@ _RELAYED: Final = frozenset(kind.__name__ for kind in RELAY)
 RELAY_MARKS: Final = frozenset(
     index for index, struct in HOST_REQUEST.variants if struct.kind.__name__ in _RELAYED
 )
-PLATFORM_WORDS: Final = {PLATFORM_SIMULATED: "simulated: no hardware protection"}
+PLATFORM_WORDS: Final = {
+    PLATFORM_SIMULATED: "simulated: no hardware protection",
+    1: "sgx",
+    2: "tdx",
+    3: "sev-snp",
+    4: "nitro",
+}
 FAMILIES: Final = (("Invalid", 400), ("Refused", 403), ("Unavailable", 503))
 
 JSON: Final = b"application/json"

@@ -46,9 +46,10 @@ class Command:
 
     folder: Path
     light: Path
-    simulated_key: Path
+    simulated_key: Path | None  # None: the enclave finds the hardware under it
     runtime: Path | None
     engines: int
+    launcher: tuple[str, ...] = ()  # instead of Python, with its arguments: it knows the config
 
     def write(self) -> list[str]:
         """Its command line, once its config is written."""
@@ -56,7 +57,9 @@ class Command:
         document = {
             "dir": str(self.folder / "enclave"),
             "light": str(self.light),
-            "platform": {"kind": "simulated", "key": str(self.simulated_key)},
+            "platform": {"kind": "hardware"}
+            if self.simulated_key is None
+            else {"kind": "simulated", "key": str(self.simulated_key)},
             "runtime": None if self.runtime is None else str(self.runtime),
             "engines": self.engines,
         }
@@ -64,7 +67,9 @@ class Command:
         half = config.with_suffix(".new")
         half.write_text(json.dumps(document, indent=1) + "\n")
         half.rename(config)
-        return [sys.executable, "-m", "phala.sealed", "--config", str(config)]
+        return list(self.launcher) or [
+            sys.executable, "-m", "phala.sealed", "--config", str(config)
+        ]  # fmt: skip
 
 
 class Link:
