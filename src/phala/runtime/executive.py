@@ -1,6 +1,6 @@
 """Making a block, and making another's again. `runtime.outcome` shows how a node does both."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from phala.codec import encode_compact
@@ -23,13 +23,23 @@ from phala.primitives.types import BlockNumber, Hash, Moment
 from phala.runtime.outcome import (
     Applied,
     BlockRefused,
+    CheckSignatures,
     InvalidTransaction,
     Problem,
     QueuedMessage,
     Sealed,
+    SignatureCheck,
     StateRootOf,
 )
-from phala.runtime.validity import REGISTER, SYNC_MESSAGE, Decoded, admit, decode, invalid_bare
+from phala.runtime.validity import (
+    REGISTER,
+    SYNC_MESSAGE,
+    Decoded,
+    admit,
+    decode,
+    invalid_bare,
+    signature_check,
+)
 from phala.runtime.version import (
     BASE_REF_TIME,
     BLOCK_BYTES_MAX,
@@ -164,6 +174,11 @@ class BlockBuilder:
         world.payment.settle(signer, fee, by.tip)
         return error
 
+    def signature_checks(self, decoded: Iterable[Decoded]) -> list[SignatureCheck]:
+        """What must be verified of extrinsics that claim to be of this block."""
+        checks = [signature_check(self._world, each) for each in decoded]
+        return [check for check in checks if check is not None]
+
     def seal(self, state_root_of: StateRootOf) -> Sealed:
         """End the block. The builder and its state are used up."""
         assert self._body, "a block's first extrinsic sets its time"
@@ -199,12 +214,17 @@ class BlockBuilder:
 
 
 def rebuild(
-    builder: BlockBuilder, header: Header, body: Sequence[bytes], state_root_of: StateRootOf
+    builder: BlockBuilder,
+    header: Header,
+    body: Sequence[bytes],
+    state_root_of: StateRootOf,
+    check_signatures: CheckSignatures,
 ) -> Sealed:
     """Make another's block again from its body.
 
-    1 it follows the parent; 2 every extrinsic is valid in its place; 3 extrinsics root, 4 state
-    root and 5 digest are those of its header.
+    1 it follows the parent; 2 every extrinsic is valid in its place, its signature with all others'
+    before the first is applied; 3 extrinsics root, 4 state root and 5 digest are those of its
+    header.
 
     Raises:
         BlockRefused: they are not.
@@ -212,8 +232,10 @@ def rebuild(
     if header.number != builder.number:  # 1
         raise _refused(f"block {header.number} after {builder.number - 1}")
     try:
-        for extrinsic in body:
-            builder.apply(extrinsic)  # 2
+        decoded = [decode(extrinsic) for extrinsic in body]
+        check_signatures(builder.signature_checks(decoded))  # 2
+        for extrinsic, read in zip(body, decoded, strict=True):
+            builder.apply(extrinsic, check_signature=False, decoded=read)  # 2
     except InvalidTransaction as refusal:
         raise _refused(f"extrinsic {len(builder)}: {refusal.what}") from refusal
     if not body:

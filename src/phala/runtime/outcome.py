@@ -34,7 +34,7 @@ How a node drives a block (`runtime.executive`, `runtime.runtime`):
 """
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -119,6 +119,10 @@ class SignatureCheck:
     scheme: int  # 0 ed25519, 1 sr25519, 2 ecdsa: MultiSignature's variants
     signature: bytes
     message: bytes
+
+
+CheckSignatures: TypeAlias = Callable[[Sequence[SignatureCheck]], None]
+"""Returns where all are good; else raises `InvalidTransaction`."""
 
 
 @dataclass(frozen=True, slots=True)

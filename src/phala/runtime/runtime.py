@@ -35,6 +35,7 @@ from phala.runtime.executive import BlockBuilder, inherent_logs, open_world, reb
 from phala.runtime.extrinsics import EXTRINSICS, EmptyType
 from phala.runtime.genesis import GenesisConfig, genesis_state
 from phala.runtime.outcome import (
+    CheckSignatures,
     InvalidTransaction,
     Sealed,
     SignatureCheck,
@@ -48,6 +49,7 @@ from phala.runtime.validity import (
     signature_check,
     validate_bare,
     validate_signed,
+    verify_all,
 )
 from phala.runtime.version import (
     RELEASE,
@@ -185,10 +187,16 @@ class Runtime:
         header: Header,
         body: Sequence[bytes],
         state_root_of: StateRootOf,
+        *,
+        check_signatures: CheckSignatures | None = None,
     ) -> Sealed:
-        """Make another's block again. Raises `BlockRefused` where its header says otherwise."""
+        """Make another's block again. Raises `BlockRefused` where its header says otherwise.
+
+        `check_signatures` verifies all of the body's, maybe in other processes; else they are
+        verified here.
+        """
         builder = self.open_block(state, parent, inherent_logs(header))
-        return rebuild(builder, header, body, state_root_of)
+        return rebuild(builder, header, body, state_root_of, check_signatures or verify_all)
 
     def validator(self, state: State, parent: Header) -> Validator:
         """One for each new head. `state` is an overlay of its own over the parent's state."""

@@ -1,6 +1,7 @@
 """Whether an extrinsic may be in the next block. The same checks stand before the pool and in a
 block; only what depends on its neighbours differs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -109,6 +110,11 @@ def verify_signature(check: SignatureCheck) -> None:
         raise InvalidTransaction(
             Problem.BAD_PROOF, mend="sign for this chain and these versions"
         ) from None
+
+
+def verify_all(checks: Iterable[SignatureCheck]) -> None:
+    for check in checks:
+        verify_signature(check)
 
 
 def _verify_ecdsa(check: SignatureCheck) -> None:

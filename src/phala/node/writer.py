@@ -1,0 +1,169 @@
+"""Writes blocks on a chain: its own, extrinsic by extrinsic, and whole ones from elsewhere."""
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from phala.crypto.signatures import Keypair, ed25519_sign
+from phala.errors import Invalid, Refused
+from phala.finality import (
+    AUTHORITIES,
+    AUTHORITIES_KEY,
+    JUSTIFICATION,
+    Authority,
+    AuthoritySet,
+    Justification,
+    Precommit,
+    SetId,
+    decode_justification,
+    signed_precommit,
+    verify_own,
+)
+from phala.node.chain import Chain, Growth
+from phala.primitives.header import Header
+from phala.primitives.keys import storage_prefix
+from phala.primitives.types import BlockNumber, Moment
+from phala.runtime import (
+    BlockBuilder,
+    CheckSignatures,
+    Decoded,
+    InvalidTransaction,
+    Runtime,
+    Sealed,
+)
+from phala.trie import State
+
+LOG: Final = logging.getLogger("phala.node.writer")
+SET_ID: Final = SetId(0)
+SET_ID_KEY: Final = storage_prefix("Grandpa", "CurrentSetId")
+
+
+class NotNext(Refused):
+    """A block that does not follow on the head."""
+
+    def __init__(self, header: Header, head: Header) -> None:
+        super().__init__(
+            f"block {header.number} on 0x{header.parent_hash.hex()}; the head is {head.number} "
+            f"0x{head.hash().hex()}",
+            mend="give the blocks in order, from the one after the head on",
+        )
+
+
+class Spoilt(Exception):
+    """Applying an extrinsic failed otherwise than by a refusal: the open block is gone."""
+
+
+class Writer:
+    """One chain, and the block that is open on its head."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        runtime: Runtime,
+        *,
+        check_signatures: CheckSignatures | None = None,
+    ) -> None:
+        """`check_signatures` verifies those of a foreign block, at once and maybe elsewhere."""
+        self.chain = chain
+        self.runtime = runtime
+        self._check_signatures = check_signatures
+        self._builder: BlockBuilder | None = None
+        self._inherents = 0
+
+    # ---- one's own
+
+    def open(self, clock: Moment) -> None:
+        """Begin the block after the head. What was begun before is thrown away."""
+        chain = self.chain
+        builder = self.runtime.open_block(State(chain.next_base()), chain.head)
+        inherents = builder.inherents(clock)
+        for inherent in inherents:
+            builder.apply(inherent)
+        self._builder, self._inherents = builder, len(inherents)
+
+    @property
+    def is_open(self) -> bool:
+        return self._builder is not None
+
+    @property
+    def extrinsics(self) -> int:
+        """How many the open block has beside the author's own."""
+        return 0 if self._builder is None else len(self._builder) - self._inherents
+
+    def apply(self, data: bytes, decoded: Decoded | None = None) -> None:
+        """Put an extrinsic, whose signature is known to be good, into the open block.
+
+        Raises:
+            InvalidTransaction: it cannot be in it; the block is as it was.
+            Spoilt: it met an error of ours half-way; there is no open block any more.
+        """
+        assert self._builder is not None
+        try:
+            self._builder.apply(data, check_signature=False, decoded=decoded)
+        except InvalidTransaction:
+            raise
+        except Exception as error:
+            self._builder = None
+            raise Spoilt from error
+
+    def seal(self) -> Growth:
+        """End the open block, and commit it."""
+        builder, self._builder = self._builder, None
+        assert builder is not None
+        return self._append(builder.seal(self.chain.root_with))
+
+    def _append(self, sealed: Sealed) -> Growth:
+        messages = tuple((each.topic, each.count, each.envelope) for each in sealed.messages)
+        return self.chain.append(sealed.header, sealed.body, sealed.changes, messages)
+
+    def finalize(self, number: BlockNumber, key: Keypair) -> bytes:
+        """Sign a committed block, and commit its justification: in this order, always."""
+        block = self.chain.header(number).hash()
+        round_ = number + 1
+        message = signed_precommit(number, block, round_, SET_ID)
+        vote = Precommit(block, number, ed25519_sign(key, message), key.public)
+        justification = JUSTIFICATION.encode(Justification(round_, block, number, (vote,)))
+        self.chain.finalize(number, justification)
+        return justification
+
+    # ---- others'
+
+    def import_block(
+        self, header: Header, body: Sequence[bytes], justification: bytes | None = None
+    ) -> Sealed:
+        """Make a foreign block again and commit it, with its justification where there is one.
+
+        1 it follows on the head; 2 its justification is by the authorities that its parent names;
+        3 its signatures are good; 4 it is what its body comes to.
+
+        Raises:
+            NotNext, BadJustification, BlockRefused: one of them does not hold. Nothing is written.
+        """
+        chain, head = self.chain, self.chain.head
+        if header.number != head.number + 1 or header.parent_hash != head.hash():  # 1
+            raise NotNext(header, head)
+        self._builder = None
+        if justification is not None:
+            verify_own(decode_justification(justification), header, self.authorities())  # 2
+        sealed = self.runtime.execute(  # 3, 4
+            State(chain.next_base()),
+            head,
+            header,
+            body,
+            chain.root_with,
+            check_signatures=self._check_signatures,
+        )
+        self._append(sealed)
+        if justification is not None:
+            chain.finalize(header.number, justification)
+        return sealed
+
+    def authorities(self) -> AuthoritySet:
+        """Who finalizes the block after the head."""
+        base = self.chain.next_base()
+        found = base.get(AUTHORITIES_KEY)
+        if found is None:
+            raise Invalid("the state names no authorities", mend="start from another genesis")
+        set_id = int.from_bytes(base.get(SET_ID_KEY) or b"", "little")
+        members = tuple(Authority(*each) for each in AUTHORITIES.decode(found))
+        return AuthoritySet(SetId(set_id), members)
