@@ -1,5 +1,6 @@
 """Several accounts act as one: each way to approve, each refusal, deposits that come back."""
 
+from dataclasses import replace
 from hashlib import blake2b
 
 import pytest
@@ -22,6 +23,7 @@ from phala.pallets.multisig import (
     DEPOSIT_FACTOR,
     SIGNATORIES_MAX,
     AlreadyApproved,
+    DepositPoked,
     MaxWeightTooLow,
     MinimumThreshold,
     MultisigApproval,
@@ -215,3 +217,25 @@ def test_the_call_weighs_on_each_who_brings_it() -> None:
     assert light.info.weight.ref_time == 50_000_000 + CALL.info.weight.ref_time
     assert last.info.weight.ref_time == 120_000_000 + CALL.info.weight.ref_time
     assert WEIGHT.encode(ENOUGH) == last.encoded[-len(WEIGHT.encode(ENOUGH)) :]
+
+
+@pytest.mark.parametrize("kept", [DEPOSIT - 1, DEPOSIT, DEPOSIT + PHA])
+def test_a_deposit_follows_the_present_rates(world: World, block: Block, kept: int) -> None:
+    begin(world)
+    operation = world.multisig.multisigs.get(TOGETHER, HASH)
+    assert operation is not None
+    world.multisig.multisigs.put(TOGETHER, HASH, replace(operation, deposit=Balance(kept)))
+    if kept > DEPOSIT:
+        world.balances.reserve(ALICE, Balance(kept - DEPOSIT))
+    else:
+        world.balances.unreserve(ALICE, Balance(DEPOSIT - kept))
+
+    world.multisig.poke_deposit(Signed(ALICE), 2, (BOB, CAROL), HASH)
+
+    assert reserved(world, ALICE) == DEPOSIT
+    poked = DepositPoked(ALICE, HASH, Balance(kept), Balance(DEPOSIT))
+    assert (block.events[-1] == poked) == (kept != DEPOSIT)
+    with refused(NotOwner, block):
+        world.multisig.poke_deposit(Signed(BOB), 2, (ALICE, CAROL), HASH)
+    with refused(NotFound, block):
+        world.multisig.poke_deposit(Signed(ALICE), 2, (BOB, CAROL), bytes(32))

@@ -1,6 +1,7 @@
 """Accounts that act for others: each type's limits, delays, pure accounts, deposits."""
 
 from hashlib import blake2b
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,12 @@ from phala.pallets.proxy import (
     DEPOSIT_FACTOR,
     IDENTITY_JUDGEMENT,
     NON_TRANSFER,
+    OF_ANNOUNCEMENTS,
+    OF_PROXIES,
     PENDING_MAX,
     PROXIES_MAX,
     Announced,
+    DepositPoked,
     Duplicate,
     NoPermission,
     NoSelfProxy,
@@ -266,3 +270,26 @@ def test_a_pure_account_is_what_substrate_derives() -> None:
     preimage = b"modlpy/proxy____" + BOB + b"\7\0\0\0" + b"\2\0\0\0" + b"\0" + b"\5\0"
 
     assert pure_account(BOB, ANY, 5, 7, 2) == blake2b(preimage, digest_size=32).digest()
+
+
+def test_deposits_follow_the_present_rates(world: World, block: Block) -> None:
+    world.proxy.add_proxy(Signed(ALICE), TO_BOB, ANY, NOW)
+    world.proxy.add_proxy(Signed(BOB), TO_CAROL, ANY, NOW)
+    world.proxy.announce(Signed(BOB), FOR_ALICE, Hash(b"h" * 32))
+    world.proxy.poke_deposit(Signed(BOB))
+    assert not [each for each in block.events if isinstance(each, DepositPoked)]
+    right = reserved(world, BOB)
+    at = (
+        (OF_PROXIES, DEPOSIT_BASE + DEPOSIT_FACTOR, world.proxy.proxies),
+        (OF_ANNOUNCEMENTS, ANNOUNCEMENT_BASE + ANNOUNCEMENT_FACTOR, world.proxy.announcements),
+    )
+    for of, rate, items in at:
+        kept: Any = items
+        each, _ = kept.get(BOB)
+        kept.put(BOB, (each, Balance(rate + PHA)))
+        world.balances.reserve(BOB, Balance(PHA))
+
+        world.proxy.poke_deposit(Signed(BOB))
+
+        assert DepositPoked(BOB, of, Balance(rate + PHA), Balance(rate)) in block.events
+        assert reserved(world, BOB) == right

@@ -17,10 +17,13 @@ from phala.pallets.scheduler import (
     NotFound,
     PeriodicFailed,
     PermanentlyOverweight,
+    RetryCancelled,
+    RetryFailed,
+    RetrySet,
     Scheduled,
     TargetBlockNumberInPast,
 )
-from phala.pallets.scheduler.kept import Inline
+from phala.pallets.scheduler.kept import Inline, RetryConfig
 from phala.primitives.address import MultiAddress
 from phala.primitives.types import PHA, AccountId, Balance, BlockNumber, Hash
 from phala.runtime import GenesisConfig
@@ -269,3 +272,86 @@ def test_a_block_begins_with_its_tasks() -> None:
     assert BlockNumber(1) not in world.scheduler.agenda
     mandatory = world.system.block_weight.get().mandatory.ref_time
     assert mandatory > AGENDA_REF_TIME + TASK_REF_TIME
+
+
+NEVER = call_of("Utility", "as_derivative", 0, call_of("System", "remark", b""))  # root cannot
+NEVER_LONG = call_of("Utility", "as_derivative", 0, LONG)
+
+
+def tries(world: World, until: int) -> list[int]:
+    """Blocks up to that one; in which of them a task ran."""
+    found: list[int] = []
+    while world.block.number < until:
+        events = run_to(world, world.block.number + 1)
+        found += [world.block.number for each in events if isinstance(each, Dispatched)]
+    return found
+
+
+@pytest.mark.parametrize("failing", [NEVER, NEVER_LONG])
+def test_what_fails_is_tried_again_as_often_as_asked(
+    world: World, block: Block, failing: Call
+) -> None:
+    world.scheduler.schedule(Root(), AT, None, 0, failing)
+    world.scheduler.set_retry(Root(), (AT, 0), 2, BlockNumber(3))
+    assert block.events[-1:] == [RetrySet((AT, 0), None, BlockNumber(3), 2)]
+
+    assert tries(world, 20) == [5, 8, 11]
+
+    assert list(block.state.keys(world.scheduler.retries._item.prefix)) == []
+    hash_ = Hash(blake2b(NEVER_LONG.encoded, digest_size=32).digest())
+    assert world.preimage.preimage_of(hash_) is None
+
+
+def test_a_retry_has_no_name_and_its_task_comes_again_all_the_same(world: World) -> None:
+    world.scheduler.schedule_named(Root(), NAME, AT, (10, 2), 0, NEVER)
+    world.scheduler.set_retry_named(Root(), NAME, 1, BlockNumber(0))
+
+    assert tries(world, 30) == [5, 6, 15, 16]
+
+
+def test_what_goes_well_is_not_tried_again(world: World) -> None:
+    world.scheduler.schedule(Root(), AT, (4, 2), 0, give())
+    world.scheduler.set_retry(Root(), (AT, 0), 9, BlockNumber(1))
+
+    assert tries(world, 20) == [5, 9]
+    assert world.scheduler.retries.get((9, 0)) is None
+
+
+def test_retries_can_be_cancelled(world: World, block: Block) -> None:
+    with refused(NotFound, block):
+        world.scheduler.set_retry(Root(), (AT, 0), 1, BlockNumber(1))
+    with refused(NotFound, block):
+        world.scheduler.cancel_retry(Root(), (AT, 0))
+    with refused(BadOrigin, block):
+        world.scheduler.set_retry(Signed(ALICE), (AT, 0), 1, BlockNumber(1))
+    with refused(BadOrigin, block):
+        world.scheduler.set_retry_named(Signed(ALICE), NAME, 1, BlockNumber(1))
+    world.scheduler.schedule(Root(), AT, None, 0, NEVER)
+    world.scheduler.schedule_named(Root(), NAME, AT, None, 0, NEVER)
+    world.scheduler.set_retry(Root(), (AT, 0), 1, BlockNumber(1))
+    world.scheduler.set_retry_named(Root(), NAME, 1, BlockNumber(1))
+    assert world.scheduler.retries.get((AT, 1)) == RetryConfig(1, 1, BlockNumber(1))
+
+    world.scheduler.cancel_retry(Root(), (AT, 0))
+    world.scheduler.cancel_retry_named(Root(), NAME)
+
+    assert block.events[-2:] == [RetryCancelled((AT, 0), None), RetryCancelled((AT, 1), NAME)]
+    assert tries(world, 10) == [5, 5]
+
+
+def test_a_retry_for_which_there_is_no_room_is_told(world: World) -> None:
+    world.scheduler.schedule(Root(), AT, None, 0, NEVER)
+    world.scheduler.set_retry(Root(), (AT, 0), 1, BlockNumber(1))
+    for _ in range(AGENDA_MAX):
+        world.scheduler.schedule(Root(), BlockNumber(6), None, 0, give())
+
+    assert run_to(world, 5)[-1:] == [RetryFailed((5, 0), None)]
+
+
+def test_a_task_that_is_cancelled_leaves_no_retry_to_the_next_in_its_place(world: World) -> None:
+    world.scheduler.schedule(Root(), AT, None, 0, NEVER)
+    world.scheduler.set_retry(Root(), (AT, 0), 1, BlockNumber(1))
+    world.scheduler.cancel(Root(), AT, 0)
+    world.scheduler.schedule(Root(), AT, None, 0, NEVER)
+
+    assert tries(world, 10) == [5]

@@ -16,6 +16,7 @@ from phala.frame import (
     Root,
     Signed,
     Unsigned,
+    Weight,
     dispatch_result,
 )
 from phala.pallets.balances import Transfer
@@ -26,6 +27,8 @@ from phala.pallets.utility import (
     BatchCompletedWithErrors,
     BatchInterrupted,
     DispatchedAs,
+    IfElseFallbackCalled,
+    IfElseMainSuccess,
     ItemCompleted,
     ItemFailed,
     TooManyCalls,
@@ -234,3 +237,46 @@ def test_a_call_inside_is_kept_as_it_came() -> None:
 
     (found,) = call_of("Utility", "batch", (inner,)).arguments[0]
     assert (found.encoded, found.info) == (inner.encoded, inner.info)
+
+
+def test_the_second_call_runs_where_the_first_fails(world: World, block: Block) -> None:
+    world.utility.if_else(Signed(ALICE), pay(PHA), pay(2 * PHA))
+    assert block.events[-1:] == [IfElseMainSuccess()]
+    assert world.balances.free(BOB) == PHA
+
+    world.utility.if_else(Signed(ALICE), pay(TEN), pay(2 * PHA))
+
+    assert block.events[-1:] == [IfElseFallbackCalled(NO_FUNDS)]
+    assert world.balances.free(BOB) == 3 * PHA
+    with refused(InnerRefused, block):
+        world.utility.if_else(Signed(ALICE), pay(TEN), pay(2 * TEN))
+    with refused(BadOrigin, block):
+        world.utility.if_else(Unsigned(), pay(PHA), pay(PHA))
+    call = call_of("Utility", "if_else", pay(1), pay(2))
+    assert call.info.weight.ref_time > 2 * pay(1).info.weight.ref_time
+
+
+def test_the_chain_itself_names_a_weight(world: World, block: Block) -> None:
+    forced = call_of(
+        "Balances", "force_transfer", MultiAddress.of(ALICE), MultiAddress.of(BOB), Balance(PHA)
+    )
+    weight = Weight(7 * 10**11, 0)
+    assert call_of("Utility", "with_weight", forced, weight).info.weight.ref_time >= 7 * 10**11
+
+    world.utility.with_weight(Root(), forced, weight)
+
+    assert world.balances.free(BOB) == PHA
+    with refused(BadOrigin, block):
+        world.utility.with_weight(Signed(ALICE), forced, weight)
+    with refused(InnerRefused, block):
+        world.utility.with_weight(Root(), pay(PHA), weight)
+
+
+def test_acting_as_anybody_may_fail_with_the_call(world: World, block: Block) -> None:
+    world.utility.dispatch_as_fallible(Root(), Signed(ALICE), pay(PHA))
+    assert block.events[-1:] == [DispatchedAs(dispatch_result(None))]
+
+    with refused(InnerRefused, block):
+        world.utility.dispatch_as_fallible(Root(), Signed(BOB), pay(TEN))
+    with refused(BadOrigin, block):
+        world.utility.dispatch_as_fallible(Signed(ALICE), Signed(BOB), pay(1))

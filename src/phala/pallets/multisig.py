@@ -159,6 +159,16 @@ class MultisigCancelled:
     call_hash: Annotated[bytes, CALL_HASH]
 
 
+@event
+class DepositPoked:
+    """What an operation reserves follows the present rates."""
+
+    who: AccountId
+    call_hash: Annotated[bytes, CALL_HASH]
+    old_deposit: Balance
+    new_deposit: Balance
+
+
 class Currency(Protocol):
     """Who keeps deposits."""
 
@@ -280,6 +290,31 @@ class Multisig(Pallet):
         self.currency.unreserve(who, operation.deposit)
         self.emit(MultisigCancelled(who, timepoint, multisig, call_hash))
 
+    @call(100 * MICROSECOND)
+    def poke_deposit(
+        self,
+        origin: Origin,
+        threshold: Annotated[int, U16],
+        other_signatories: Annotated[tuple[AccountId, ...], LISTED],
+        call_hash: Annotated[bytes, CALL_HASH],
+    ) -> None:
+        """Have what an operation reserves follow the present rates; who began it may."""
+        who, multisig = self._parties(origin, threshold, other_signatories)
+        operation = self.multisigs.get(multisig, call_hash)
+        if operation is None:
+            raise NotFound
+        if operation.depositor != who:
+            raise NotOwner
+        before, after = operation.deposit, deposit_of(threshold)
+        if after == before:
+            return
+        if after > before:
+            self.currency.reserve(who, Balance(after - before))
+        else:
+            self.currency.unreserve(who, Balance(before - after))
+        self.multisigs.put(multisig, call_hash, replace(operation, deposit=after))
+        self.emit(DepositPoked(who, call_hash, before, after))
+
     # ---- what they share
 
     def _parties(
@@ -316,7 +351,7 @@ class Multisig(Pallet):
         threshold: int,
     ) -> None:
         if operation is None:
-            deposit = Balance(DEPOSIT_BASE + DEPOSIT_FACTOR * threshold)
+            deposit = deposit_of(threshold)
             self.currency.reserve(who, deposit)
             when = TimepointRecord(self.block.number, max(self.block.phase, 0))
             begun = OperationRecord(when, deposit, who, (who,))
@@ -334,12 +369,14 @@ class Multisig(Pallet):
         1: as_multi,
         2: approve_as_multi,
         3: cancel_as_multi,
+        4: poke_deposit,
     }
     events: ClassVar = {
         0: NewMultisig,
         1: MultisigApproval,
         2: MultisigExecuted,
         3: MultisigCancelled,
+        4: DepositPoked,
     }
     errors: ClassVar = {
         0: MinimumThreshold,
@@ -361,6 +398,10 @@ class Multisig(Pallet):
         Constant("DepositFactor", BALANCE, DEPOSIT_FACTOR, "What it reserves for each approval."),
         Constant("MaxSignatories", U32, SIGNATORIES_MAX, "The most signatories of an account."),
     )
+
+
+def deposit_of(threshold: int) -> Balance:
+    return Balance(DEPOSIT_BASE + DEPOSIT_FACTOR * threshold)
 
 
 def ensure_signatories(who: AccountId, others: tuple[AccountId, ...]) -> tuple[AccountId, ...]:

@@ -163,6 +163,20 @@ class ProxyRemoved:
     delay: BlockNumber
 
 
+OF_PROXIES, OF_ANNOUNCEMENTS = 0, 1
+DEPOSIT_KIND: Final = Choice(("pallet_proxy", "DepositKind"), ("Proxies", "Announcements"))
+
+
+@event
+class DepositPoked:
+    """What an account's proxies or announcements reserve follows the present rates."""
+
+    who: AccountId
+    kind: Annotated[int, DEPOSIT_KIND]
+    old_deposit: Balance
+    new_deposit: Balance
+
+
 class Currency(Protocol):
     """Who keeps deposits."""
 
@@ -363,7 +377,22 @@ class Proxy(Pallet):
             raise Unannounced from None
         self._act(found, account, call)
 
+    @call(80 * MICROSECOND)
+    def poke_deposit(self, origin: Origin) -> None:
+        """Have what the sender's proxies and announcements reserve follow the present rates."""
+        who = ensure_signed(origin)
+        proxies, before = self.proxies.get(who)
+        self._put_proxies(who, proxies, before)
+        self._poked(who, OF_PROXIES, before, self.proxies.get(who)[1])
+        pending, before = self.announcements.get(who)
+        self._put_announcements(who, pending, before)
+        self._poked(who, OF_ANNOUNCEMENTS, before, self.announcements.get(who)[1])
+
     # ---- what they share
+
+    def _poked(self, who: AccountId, kind: int, before: Balance, after: Balance) -> None:
+        if after != before:
+            self.emit(DepositPoked(who, kind, before, after))
 
     def _proxy_of(self, real: AccountId, who: AccountId, proxy_type: int | None) -> ProxyRecord:
         for each in self.proxies.get(real)[0]:
@@ -421,6 +450,7 @@ class Proxy(Pallet):
         7: remove_announcement,
         8: reject_announcement,
         9: proxy_announced,
+        10: poke_deposit,
     }
     events: ClassVar = {
         0: ProxyExecuted,
@@ -428,6 +458,7 @@ class Proxy(Pallet):
         2: Announced,
         3: ProxyAdded,
         4: ProxyRemoved,
+        5: DepositPoked,
     }
     errors: ClassVar = {
         0: TooMany,

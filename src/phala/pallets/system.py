@@ -1,9 +1,11 @@
 """System: accounts, the block being made, and what happened in it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, ClassVar, Final
 
-from phala.codec import BOOL, U32, Bytes, Compact, Text, Vector
+from phala.codec import BOOL, U32, Bytes, Compact, Text, Tuple, Vector
 from phala.crypto.hashes import blake2_256
 from phala.errors import Invalid
 from phala.frame import (
@@ -45,6 +47,10 @@ from phala.primitives.types import BLOCK_NUMBER, AccountId, BlockNumber, Hash, s
 
 BLOCK_HASH_COUNT: Final = 4096  # blocks whose hash is known: the longest era of a transaction
 REMARK_BYTES_MAX: Final = 1024 * 1024
+KEY: Final = Bytes(bytes_max=1024)
+KEYS: Final = Vector(KEY, items_max=10_000)
+ITEMS: Final = Vector(Tuple((KEY, Bytes(bytes_max=REMARK_BYTES_MAX))), items_max=10_000)
+ITEM_REF_TIME: Final = 10 * MICROSECOND
 NO_HASH: Final = Hash(bytes(32))
 
 
@@ -161,6 +167,14 @@ def manifest_of(code: bytes) -> Manifest:
         return Manifest.decode(code)
     except Invalid:
         raise FailedToExtractRuntimeVersion from None
+
+
+def weight_of_items(items: Sequence[object]) -> int:
+    return ITEM_REF_TIME * len(items)
+
+
+def weight_of_subkeys(_prefix: bytes, subkeys: int) -> int:
+    return ITEM_REF_TIME * (subkeys + 1)
 
 
 class System(Pallet):
@@ -322,6 +336,31 @@ class System(Pallet):
         self.block.logs.append(RuntimeEnvironmentUpdated())
         self.emit(CodeUpdated())
 
+    @call(20 * MICROSECOND, dispatch_class=DispatchClass.OPERATIONAL, weigh=weight_of_items)
+    def set_storage(
+        self, origin: Origin, items: Annotated[tuple[tuple[bytes, bytes], ...], ITEMS]
+    ) -> None:
+        """Write keys of the state as they are given: the chain itself may, to mend it."""
+        ensure_root(origin)
+        for key, value in items:
+            self.state.put(key, value)
+
+    @call(20 * MICROSECOND, dispatch_class=DispatchClass.OPERATIONAL, weigh=weight_of_items)
+    def kill_storage(self, origin: Origin, keys: Annotated[tuple[bytes, ...], KEYS]) -> None:
+        """Delete keys of the state: the chain itself may, to mend it."""
+        ensure_root(origin)
+        for key in keys:
+            self.state.delete(key)
+
+    @call(20 * MICROSECOND, dispatch_class=DispatchClass.OPERATIONAL, weigh=weight_of_subkeys)
+    def kill_prefix(
+        self, origin: Origin, prefix: Annotated[bytes, KEY], subkeys: Annotated[int, U32]
+    ) -> None:
+        """Delete keys with a prefix, `subkeys` of them at most: the chain itself may."""
+        ensure_root(origin)
+        for key in tuple(islice(self.state.keys(prefix), subkeys)):
+            self.state.delete(key)
+
     @call(200 * MICROSECOND)
     def remark_with_event(
         self, origin: Origin, remark: Annotated[bytes, Bytes(bytes_max=REMARK_BYTES_MAX)]
@@ -334,6 +373,9 @@ class System(Pallet):
         0: remark,
         2: set_code,
         3: set_code_without_checks,
+        4: set_storage,
+        5: kill_storage,
+        6: kill_prefix,
         7: remark_with_event,
         9: authorize_upgrade,
         10: authorize_upgrade_without_checks,

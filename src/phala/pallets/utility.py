@@ -12,6 +12,7 @@ from phala.frame import (
     DISPATCH_RESULT,
     MICROSECOND,
     RUNTIME_CALL,
+    WEIGHT,
     Block,
     Call,
     Constant,
@@ -23,6 +24,7 @@ from phala.frame import (
     PalletError,
     Root,
     Signed,
+    Weight,
     call,
     dispatch_result,
     ensure_root,
@@ -78,12 +80,32 @@ class DispatchedAs:
     result: Annotated[Any, DISPATCH_RESULT]
 
 
+@event
+class IfElseMainSuccess:
+    """Of two calls the first went well."""
+
+
+@event
+class IfElseFallbackCalled:
+    """Of two calls the first failed, and the second went well."""
+
+    main_error: Annotated[DispatchError, DISPATCH_ERROR]
+
+
 def weight_of_all(calls: tuple[Call, ...]) -> int:
     return sum(each.info.weight.ref_time + EACH_REF_TIME for each in calls)
 
 
 def weight_of_inner(_index: int, inner: Call) -> int:
     return inner.info.weight.ref_time
+
+
+def weight_of_both(main: Call, fallback: Call) -> int:
+    return main.info.weight.ref_time + fallback.info.weight.ref_time
+
+
+def weight_given(_inner: Call, weight: Weight) -> int:
+    return weight.ref_time
 
 
 def weight_as(_origin: Origin, inner: Call) -> int:
@@ -159,12 +181,60 @@ class Utility(Pallet):
             self.emit(ItemCompleted() if error is None else ItemFailed(error))
         self.emit(BatchCompletedWithErrors() if failed else BatchCompleted())
 
+    @call(20 * MICROSECOND, weigh=weight_given)
+    def with_weight(
+        self,
+        origin: Origin,
+        call: Annotated[Call, RUNTIME_CALL],
+        weight: Annotated[Weight, WEIGHT],  # noqa: ARG002 - taken before the call runs
+    ) -> None:
+        """Run a call for a weight that is not its own: the chain itself may."""
+        ensure_root(origin)
+        error = self.dispatcher.dispatch(call, origin)
+        if error is not None:
+            raise InnerRefused(error)
+
+    @call(20 * MICROSECOND, weigh=weight_of_both)
+    def if_else(
+        self,
+        origin: Origin,
+        main: Annotated[Call, RUNTIME_CALL],
+        fallback: Annotated[Call, RUNTIME_CALL],
+    ) -> None:
+        """Run a call, and another where the first fails."""
+        ensure_caller(origin)
+        error = self.dispatcher.dispatch(main, origin)
+        if error is None:
+            self.emit(IfElseMainSuccess())
+            return
+        second = self.dispatcher.dispatch(fallback, origin)
+        if second is not None:
+            raise InnerRefused(second)
+        self.emit(IfElseFallbackCalled(error))
+
+    @call(20 * MICROSECOND, weigh=weight_as)
+    def dispatch_as_fallible(
+        self,
+        origin: Origin,
+        as_origin: Annotated[Origin, ORIGIN_CALLER],
+        call: Annotated[Call, RUNTIME_CALL],
+    ) -> None:
+        """As `dispatch_as`; where the call fails, so does this one."""
+        ensure_root(origin)
+        error = self.dispatcher.dispatch(call, as_origin)
+        if error is not None:
+            raise InnerRefused(error)
+        self.emit(DispatchedAs(dispatch_result(None)))
+
     calls: ClassVar = {
         0: batch,
         1: as_derivative,
         2: batch_all,
         3: dispatch_as,
         4: force_batch,
+        5: with_weight,
+        6: if_else,
+        7: dispatch_as_fallible,
     }
     events: ClassVar = {
         0: BatchInterrupted,
@@ -173,6 +243,8 @@ class Utility(Pallet):
         3: ItemCompleted,
         4: ItemFailed,
         5: DispatchedAs,
+        6: IfElseMainSuccess,
+        7: IfElseFallbackCalled,
     }
     errors: ClassVar = {0: TooManyCalls}
     constants: ClassVar = (

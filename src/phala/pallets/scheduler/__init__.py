@@ -7,10 +7,9 @@ which agendas are served. Retries of failed tasks are not among them.
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final, Protocol, TypeAlias
 
-from phala.codec import U8, U32, Malformed, Option, Tuple, Vector
+from phala.codec import U8, U32, Malformed, Option, Vector
 from phala.crypto.hashes import blake2_256
 from phala.frame import (
-    DISPATCH_RESULT,
     MICROSECOND,
     RUNTIME_CALL,
     Block,
@@ -21,26 +20,62 @@ from phala.frame import (
     Hasher,
     Origin,
     Pallet,
-    PalletError,
     Root,
     StorageMap,
     StorageOption,
     call,
     dispatch_result,
     ensure_root,
-    event,
+)
+from phala.pallets.scheduler.events import (
+    TASK,
+    AgendaIncomplete,
+    CallUnavailable,
+    Canceled,
+    Dispatched,
+    FailedToSchedule,
+    NotFound,
+    PeriodicFailed,
+    PermanentlyOverweight,
+    RetryCancelled,
+    RetryFailed,
+    RetrySet,
+    Scheduled,
+    TargetBlockNumberInPast,
 )
 from phala.pallets.scheduler.kept import (
     INLINE_MAX,
     NAME,
     PERIOD,
+    RETRY,
     SCHEDULED,
     Bounded,
     Inline,
     Lookup,
+    RetryConfig,
     ScheduledRecord,
 )
 from phala.primitives.types import BLOCK_NUMBER, BlockNumber, Hash
+
+__all__ = [
+    "AGENDA_MAX",
+    "AGENDA_REF_TIME",
+    "TASK_REF_TIME",
+    "AgendaIncomplete",
+    "CallUnavailable",
+    "Canceled",
+    "Dispatched",
+    "FailedToSchedule",
+    "NotFound",
+    "PeriodicFailed",
+    "PermanentlyOverweight",
+    "RetryCancelled",
+    "RetryFailed",
+    "RetrySet",
+    "Scheduled",
+    "Scheduler",
+    "TargetBlockNumberInPast",
+]
 
 AGENDA_MAX: Final = 50  # tasks of a block
 AGENDA_REF_TIME: Final = 20 * MICROSECOND
@@ -48,77 +83,7 @@ TASK_REF_TIME: Final = 50 * MICROSECOND  # beside its call's
 BLOCKS_MAX: Final = 64  # agendas served in one block, when earlier blocks left some
 BLOCK_NUMBER_MAX: Final = (1 << 32) - 1
 
-TASK: Final = Tuple((BLOCK_NUMBER, U32))  # a block, and a place in its agenda
-
 Agenda: TypeAlias = tuple[ScheduledRecord | None, ...]
-
-
-class FailedToSchedule(PalletError):
-    """The name is taken, or the block's agenda is full: choose another name or block."""
-
-
-class NotFound(PalletError):
-    """There is no such task: look at the agenda."""
-
-
-class TargetBlockNumberInPast(PalletError):
-    """The block is made already: name a later one."""
-
-
-@event
-class Scheduled:
-    """A call is to be made in a later block."""
-
-    when: BlockNumber
-    index: Annotated[int, U32]
-
-
-@event
-class Canceled:
-    """A call is not to be made."""
-
-    when: BlockNumber
-    index: Annotated[int, U32]
-
-
-@event
-class Dispatched:
-    """A call was made as scheduled."""
-
-    task: Annotated[tuple[int, int], TASK]
-    id: Annotated[bytes | None, Option(NAME)]
-    result: Annotated[Any, DISPATCH_RESULT]
-
-
-@event
-class CallUnavailable:
-    """A call could not be made: nobody noted it, or it is no call of this runtime."""
-
-    task: Annotated[tuple[int, int], TASK]
-    id: Annotated[bytes | None, Option(NAME)]
-
-
-@event
-class PeriodicFailed:
-    """A call was made and is not made again: the agenda of its next block is full."""
-
-    task: Annotated[tuple[int, int], TASK]
-    id: Annotated[bytes | None, Option(NAME)]
-
-
-@event
-class PermanentlyOverweight:
-    """A call weighs more than all calls of a block may."""
-
-    task: Annotated[tuple[int, int], TASK]
-    id: Annotated[bytes | None, Option(NAME)]
-
-
-@event
-class AgendaIncomplete:
-    """Calls of this block were left for a later one."""
-
-    when: BlockNumber
 
 
 class Preimages(Protocol):
@@ -153,6 +118,10 @@ class Scheduler(Pallet):
     )
     lookup: Any = StorageMap(
         Hasher.TWOX_64_CONCAT, NAME, TASK, doc="Where the task of a name stands."
+    )
+
+    retries: Any = StorageMap(
+        Hasher.BLAKE2_128_CONCAT, TASK, RETRY, doc="How a task is tried again where it fails."
     )
 
     def __init__(
@@ -207,8 +176,9 @@ class Scheduler(Pallet):
             if taken + weight > self.ref_time_max and not (first and inner is not None):
                 whole = False
                 continue
-            self._remove(when, index, task)
             place = (when, index)
+            retry: RetryConfig | None = self.retries.get(place)
+            self._remove(when, index, task)
             if inner is None:
                 taken += TASK_REF_TIME
                 self._drop(task.call)
@@ -221,11 +191,29 @@ class Scheduler(Pallet):
                 taken += weight
                 error = self.tasks.dispatch(inner, task.origin)
                 self.emit(Dispatched(place, task.maybe_id, dispatch_result(error)))
-                self._again(task, place)
+                if error is not None and retry is not None:
+                    self._retry(task, inner, place, retry)
+                self._again(task, place, retry)
             first = False
         return whole, taken, first
 
-    def _again(self, task: ScheduledRecord, place: tuple[int, int]) -> None:
+    def _retry(
+        self, task: ScheduledRecord, inner: Call, place: tuple[int, int], retry: RetryConfig
+    ) -> None:
+        """Try what failed once more, later; it has neither name nor period then."""
+        if retry.remaining == 0:
+            return
+        wake = BlockNumber(min(self.block.number + max(retry.period, 1), BLOCK_NUMBER_MAX))
+        if not self._has_room(wake):
+            self.emit(RetryFailed(place, task.maybe_id))
+            return
+        again = replace(task, maybe_id=None, maybe_periodic=None, call=self._keep(inner.encoded))
+        index = self._place(wake, again)
+        self.retries.put((wake, index), replace(retry, remaining=retry.remaining - 1))
+
+    def _again(
+        self, task: ScheduledRecord, place: tuple[int, int], retry: RetryConfig | None
+    ) -> None:
         if task.maybe_periodic is None:
             self._drop(task.call)
             return
@@ -233,7 +221,9 @@ class Scheduler(Pallet):
         wake = BlockNumber(self.block.number + blocks)
         later = (blocks, times - 1) if times > 1 else None
         if wake <= BLOCK_NUMBER_MAX and self._has_room(wake):
-            self._place(wake, replace(task, maybe_periodic=later))
+            index = self._place(wake, replace(task, maybe_periodic=later))
+            if retry is not None:
+                self.retries.put((wake, index), retry)
         else:
             self._drop(task.call)
             self.emit(PeriodicFailed(place, task.maybe_id))
@@ -288,10 +278,7 @@ class Scheduler(Pallet):
     def cancel_named(self, origin: Origin, id_: Annotated[bytes, NAME]) -> None:
         """Have the call of that name not made."""
         ensure_root(origin)
-        place = self.lookup.get(id_)
-        if place is None:
-            raise NotFound
-        self._cancel(*place)
+        self._cancel(*self._named(id_))
 
     @call(60 * MICROSECOND)
     def schedule_after(
@@ -320,7 +307,63 @@ class Scheduler(Pallet):
         ensure_root(origin)
         self.add(id_, self._after(after), maybe_periodic, priority, call)
 
+    @call(60 * MICROSECOND)
+    def set_retry(
+        self,
+        origin: Origin,
+        task: Annotated[tuple[int, int], TASK],
+        retries: Annotated[int, U8],
+        period: BlockNumber,
+    ) -> None:
+        """Have a task tried again where it fails, so often, every so many blocks."""
+        ensure_root(origin)
+        self._set_retry(task, None, retries, period)
+
+    @call(60 * MICROSECOND)
+    def set_retry_named(
+        self,
+        origin: Origin,
+        id_: Annotated[bytes, NAME],
+        retries: Annotated[int, U8],
+        period: BlockNumber,
+    ) -> None:
+        """As `set_retry`, for the task of that name."""
+        ensure_root(origin)
+        self._set_retry(self._named(id_), id_, retries, period)
+
+    @call(60 * MICROSECOND)
+    def cancel_retry(self, origin: Origin, task: Annotated[tuple[int, int], TASK]) -> None:
+        """Have a task tried once."""
+        ensure_root(origin)
+        self._cancel_retry(task, None)
+
+    @call(60 * MICROSECOND)
+    def cancel_retry_named(self, origin: Origin, id_: Annotated[bytes, NAME]) -> None:
+        """Have the task of that name tried once."""
+        ensure_root(origin)
+        self._cancel_retry(self._named(id_), id_)
+
     # ---- what they share
+
+    def _named(self, name: bytes) -> tuple[BlockNumber, int]:
+        place: tuple[BlockNumber, int] | None = self.lookup.get(name)
+        if place is None:
+            raise NotFound
+        return place
+
+    def _set_retry(
+        self, place: tuple[int, int], name: bytes | None, retries: int, period: BlockNumber
+    ) -> None:
+        if self._task(BlockNumber(place[0]), place[1]) is None:
+            raise NotFound
+        self.retries.put(place, RetryConfig(retries, retries, period))
+        self.emit(RetrySet(place, name, period, retries))
+
+    def _cancel_retry(self, place: tuple[int, int], name: bytes | None) -> None:
+        if self._task(BlockNumber(place[0]), place[1]) is None:
+            raise NotFound
+        self.retries.delete(place)
+        self.emit(RetryCancelled(place, name))
 
     def add(
         self,
@@ -359,7 +402,8 @@ class Scheduler(Pallet):
         agenda = self.agenda.get(when)
         return len(agenda) < AGENDA_MAX or None in agenda
 
-    def _place(self, when: BlockNumber, task: ScheduledRecord) -> None:
+    def _place(self, when: BlockNumber, task: ScheduledRecord) -> int:
+        """Returns the place in that block's agenda. Raises `FailedToSchedule` where it is full."""
         if not self._has_room(when):
             raise FailedToSchedule
         agenda = self.agenda.get(when)
@@ -369,6 +413,7 @@ class Scheduler(Pallet):
         if task.maybe_id is not None:
             self.lookup.put(task.maybe_id, (when, index))
         self.emit(Scheduled(when, index))
+        return index
 
     def _cancel(self, when: BlockNumber, index: int) -> None:
         task = self._task(when, index)
@@ -384,6 +429,7 @@ class Scheduler(Pallet):
 
     def _remove(self, when: BlockNumber, index: int, task: ScheduledRecord) -> None:
         """Leave a hole, for places in an agenda are names; none at its end."""
+        self.retries.delete((when, index))
         agenda = list(self.agenda.get(when))
         agenda[index] = None
         while agenda and agenda[-1] is None:
@@ -402,13 +448,20 @@ class Scheduler(Pallet):
         3: cancel_named,
         4: schedule_after,
         5: schedule_named_after,
+        6: set_retry,
+        7: set_retry_named,
+        8: cancel_retry,
+        9: cancel_retry_named,
     }
     events: ClassVar = {
         0: Scheduled,
         1: Canceled,
         2: Dispatched,
+        3: RetrySet,
+        4: RetryCancelled,
         5: CallUnavailable,
         6: PeriodicFailed,
+        7: RetryFailed,
         8: PermanentlyOverweight,
         9: AgendaIncomplete,
     }

@@ -18,7 +18,7 @@ from phala.codec import (
 from phala.codec.registry import Field, Type, TypeDefVariant, Variant
 from phala.frame import Described, Origin
 from phala.frame.caller import ORIGIN_CALLER
-from phala.primitives.types import BLOCK_NUMBER, HASH, Hash, scale
+from phala.primitives.types import BLOCK_NUMBER, HASH, BlockNumber, Hash, scale
 
 INLINE_MAX: Final = 128  # bytes
 NAME: Final[FixedBytes[bytes]] = FixedBytes(32)
@@ -91,4 +91,18 @@ class ScheduledRecord:
 
 SCHEDULED: Final[Described[ScheduledRecord]] = Described(
     ("pallet_scheduler", "Scheduled"), scale(ScheduledRecord)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryConfig:
+    """How a task is tried again where it fails."""
+
+    total_retries: Annotated[int, U8]
+    remaining: Annotated[int, U8]
+    period: BlockNumber  # blocks between
+
+
+RETRY: Final[Described[RetryConfig]] = Described(
+    ("pallet_scheduler", "RetryConfig"), scale(RetryConfig)
 )
