@@ -6,14 +6,15 @@ in slices. So a kill at any instant leaves whole blocks, and nothing else.
 """
 
 import fcntl
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeVar
 
 import lmdb
 
+from phala.codec import Malformed
 from phala.crypto.hashes import blake2_128
 from phala.errors import Refused, Unavailable
 from phala.node.blobs import Changes, decode_changes, decode_list, encode_changes, encode_list
@@ -24,6 +25,8 @@ STORE_VERSION: Final = b"1"
 MAP_BYTES: Final = 1 << 40  # address space, not disk; the file grows with what is written
 MESSAGES_BYTES_MAX: Final = 6 * 1024 * 1024  # read at once; as hex they fit an RPC's answer
 KEY_BYTES_MAX: Final = 511  # of LMDB; the pallets' longest key has 144
+T = TypeVar("T")
+
 TABLES: Final = (
     "meta", "flat", "headers", "bodies", "justifications", "changes", "undos", "hashes",
     "messages", "history", "gone",
@@ -59,6 +62,16 @@ class StoredBlock:
     @property
     def number(self) -> BlockNumber:
         return self.header.number
+
+
+def _decoded(decode: Callable[[bytes], T], data: bytes | None, what: str) -> T:
+    try:
+        return decode(data or b"")
+    except Malformed as error:
+        raise Damaged(
+            f"{what} in the store: {error.what}",
+            mend="restore a snapshot, or import the chain again into an empty folder",
+        ) from None
 
 
 def _number(number: int) -> bytes:
@@ -100,9 +113,16 @@ class Store:
                 f"the store in {folder} does not open: {error}",
                 mend="check the folder's rights and the disk's space",
             ) from None
-        self._tables = {
-            name: self._env.open_db(name.encode(), create=not reader) for name in TABLES
-        }
+        try:
+            self._tables = {
+                name: self._env.open_db(name.encode(), create=not reader) for name in TABLES
+            }
+        except lmdb.Error:
+            self._env.close()
+            self._unlock()
+            raise Unavailable(
+                f"{folder} holds no node's store", mend="give the folder of a node that ran"
+            ) from None
         self._env.reader_check()  # a killed node's readers would keep every old page alive
         self._reader = self._env.begin()  # of the last block written
 
@@ -200,6 +220,37 @@ class Store:
             for name in (b"folded", b"finalized", b"oldest"):
                 transaction.put(name, _number(0), db=meta)
 
+    def begin_at(
+        self,
+        trail: Iterable[tuple[Header, bytes]],
+        block: Header,
+        body: tuple[bytes, ...],
+        justification: bytes,
+        items: Iterable[tuple[bytes, bytes]],
+        messages: Iterable[tuple[bytes, bytes]],
+    ) -> None:
+        """Turn a store that has only genesis into one that has a later block and its state.
+
+        Args:
+            trail: the blocks before it that changed the authorities, each with its justification.
+            items: the whole state after it.
+            messages: entries of the `messages` table.
+        """
+        tables, at = self._tables, _number(block.number)
+        with self._writing() as transaction:
+            transaction.drop(tables["flat"], delete=False)
+            for key, value in items:
+                transaction.put(key, value, db=tables["flat"])
+            for key, value in messages:
+                transaction.put(key, value, db=tables["messages"])
+            for header, data in trail:
+                self._put_header(transaction, header, ())
+                transaction.put(_number(header.number), data, db=tables["justifications"])
+            self._put_header(transaction, block, body)
+            transaction.put(at, justification, db=tables["justifications"])
+            for name in (b"folded", b"finalized", b"oldest", b"base"):
+                transaction.put(name, at, db=tables["meta"])
+
     def _put_header(
         self, transaction: lmdb.Transaction, header: Header, body: tuple[bytes, ...]
     ) -> None:
@@ -221,10 +272,15 @@ class Store:
         """The first block whose state, and that of each after it, can be read."""
         return BlockNumber(int.from_bytes(self._get("meta", b"oldest") or b"", "big"))
 
+    @property
+    def base(self) -> BlockNumber:
+        """The first block above genesis from which all are kept: of a restored snapshot, its."""
+        return BlockNumber(int.from_bytes(self._get("meta", b"base") or b"", "big"))
+
     def head(self) -> Header:
         with self._reader.cursor(self._tables["headers"]) as cursor:
             assert cursor.last(), "the store has no genesis"
-            return HEADER.decode(cursor.value())
+            return _decoded(HEADER.decode, cursor.value(), "the head")
 
     # ---- blocks
 
@@ -247,6 +303,36 @@ class Store:
                 transaction.put(_message_key(topic, count), envelope, db=tables["messages"])
             for number in folding:
                 self._fold(transaction, number, keep=keep)
+
+    def revert(self, number: BlockNumber, counts: Mapping[bytes, int]) -> None:
+        """Forget every block above `number`, all in one step: none of them is finalized.
+
+        Args:
+            counts: of each topic that those blocks wrote to, how many messages it had before.
+
+        Raises:
+            Refused: one of them is finalized.
+        """
+        if number < self.finalized:
+            raise Refused(
+                f"block {self.finalized} is finalized, so the chain does not go back to {number}",
+                mend="begin another chain with the state of that block as its genesis: "
+                f"phala node spec --raw --at {number}",
+            )
+        tables = self._tables
+        with self._writing() as transaction:
+            for above in range(number + 1, self.head().number + 1):
+                at = _number(above)
+                header = self.header(BlockNumber(above))
+                assert header is not None
+                transaction.delete(header.hash(), db=tables["hashes"])
+                for name in ("headers", "bodies", "changes", "undos", "justifications"):
+                    transaction.delete(at, db=tables[name])
+            for topic, count in counts.items():
+                key = _message_key(topic, count)
+                while transaction.delete(key, db=tables["messages"]):
+                    count += 1  # noqa: PLW2901 - the next of the topic
+                    key = _message_key(topic, count)
 
     def finalize(self, number: BlockNumber, justification: bytes) -> None:
         with self._writing() as transaction:
@@ -275,10 +361,10 @@ class Store:
 
     def header(self, number: BlockNumber) -> Header | None:
         data = self._get("headers", _number(number))
-        return None if data is None else HEADER.decode(data)
+        return None if data is None else _decoded(HEADER.decode, data, f"header {number}")
 
     def body(self, number: BlockNumber) -> tuple[bytes, ...]:
-        return decode_list(self._get("bodies", _number(number)) or b"")
+        return _decoded(decode_list, self._get("bodies", _number(number)), f"body {number}")
 
     def justification(self, number: BlockNumber) -> bytes | None:
         return self._get("justifications", _number(number))
@@ -288,10 +374,12 @@ class Store:
         return None if data is None else BlockNumber(int.from_bytes(data, "big"))
 
     def changes(self, number: BlockNumber) -> Changes:
-        return decode_changes(self._get("changes", _number(number)) or b"")
+        found = self._get("changes", _number(number))
+        return _decoded(decode_changes, found, f"changes of block {number}")
 
     def undo(self, number: BlockNumber) -> Changes:
-        return decode_changes(self._get("undos", _number(number)) or b"")
+        found = self._get("undos", _number(number))
+        return _decoded(decode_changes, found, f"undo of block {number}")
 
     def messages(
         self, topic: bytes, start: int, limit: int, *, bytes_max: int = MESSAGES_BYTES_MAX
@@ -312,6 +400,23 @@ class Store:
                 out.append(envelope)
                 found = cursor.next()
         return tuple(out)
+
+    # ---- whole tables
+
+    def entries(self, table: str, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """All that a table holds, in the order of its keys, from a key on."""
+        with self._reader.cursor(self._tables[table]) as cursor:
+            if not start or cursor.set_range(start):
+                yield from cursor
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Of each table, how many entries it has, and how many bytes of pages."""
+        found = {}
+        for name, table in self._tables.items():
+            pages = self._reader.stat(table)
+            used = pages["branch_pages"] + pages["leaf_pages"] + pages["overflow_pages"]
+            found[name] = pages["entries"], used * pages["psize"]
+        return found
 
     # ---- the flat table
 

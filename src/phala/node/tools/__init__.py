@@ -1,0 +1,1 @@
+"""What an operator does to a node's folder: check, export, import, revert, snapshot."""
