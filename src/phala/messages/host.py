@@ -7,7 +7,7 @@ those that `RELAY` names, over the worker's relay door. The enclave trusts none 
 from dataclasses import dataclass
 from typing import Annotated, Final, TypeAlias
 
-from phala.codec import BOOL, U8, Bytes, Enum, Option, Text, Vector, struct_of
+from phala.codec import BOOL, U8, U64, Bytes, Enum, Option, Text, Vector, struct_of
 from phala.messages.bus import BATCH_ITEMS_MAX, ENVELOPE_BYTES, TOPIC
 from phala.messages.calls import SEALED_QUERY_BYTES_MAX
 from phala.messages.payloads.enclave import SIGNED_MESSAGE, SignedMessage
@@ -37,6 +37,8 @@ PROOF_NODE_BYTES_MAX: Final = 512 * 1024
 FEED_HEADERS_MAX: Final = 256
 FEED_TOPICS_MAX: Final = 64
 FEED_CODES_MAX: Final = 512  # a block has room for fewer deployments, and a feed may be one block
+TLS_READ_BYTES_MAX: Final = 64 * 1024
+TLS_WRITE_BYTES_MAX: Final = 512 * 1024  # some answers, of which the largest has 112 KiB
 
 PROOF: Final = Vector(Bytes(bytes_max=PROOF_NODE_BYTES_MAX), items_max=PROOF_NODES_MAX)
 
@@ -113,13 +115,26 @@ class FetchEvidence:
     """The evidence of the last registration: what a client judges again, offline."""
 
 
-HostRequest: TypeAlias = Status | Advance | Attest | Egress | Query | FetchOutcome | FetchEvidence
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What came over a TCP connection of the host's, which cannot read it: TLS ends in the enclave.
+
+    One at a time of each connection. No bytes: the connection has ended.
+    """
+
+    connection: Annotated[int, U64]  # the host's number, never used twice
+    data: Annotated[bytes, Bytes(bytes_max=TLS_READ_BYTES_MAX)]
+
+
+HostRequest: TypeAlias = (
+    Status | Advance | Attest | Egress | Query | FetchOutcome | FetchEvidence | Tls
+)
 HOST_REQUEST: Final = Enum(
     ("phala", "messages", "HostRequest"),
     tuple(
         (index, struct_of(kind, DESCRIPTORS))
         for index, kind in enumerate(
-            (Status, Advance, Attest, Egress, Query, FetchOutcome, FetchEvidence)
+            (Status, Advance, Attest, Egress, Query, FetchOutcome, FetchEvidence, Tls)
         )
     ),
 )
@@ -194,8 +209,24 @@ class Failure:
     mend: Annotated[str, Text(bytes_max=4096)]
 
 
+@dataclass(frozen=True, slots=True)
+class TlsReply:
+    """What goes back over the connection, and whether it is to be kept."""
+
+    data: Annotated[bytes, Bytes(bytes_max=TLS_WRITE_BYTES_MAX)]
+    is_open: Annotated[bool, BOOL]
+
+
 HostReply: TypeAlias = (
-    StatusReply | Advanced | Wanted | Attested | EgressReply | Answer | EvidenceReply | Failure
+    StatusReply
+    | Advanced
+    | Wanted
+    | Attested
+    | EgressReply
+    | Answer
+    | EvidenceReply
+    | Failure
+    | TlsReply
 )
 HOST_REPLY: Final = Enum(
     ("phala", "messages", "HostReply"),
@@ -211,6 +242,7 @@ HOST_REPLY: Final = Enum(
                 Answer,
                 EvidenceReply,
                 Failure,
+                TlsReply,
             )
         )
     ),

@@ -6,6 +6,7 @@ A general client takes half a second to import, which each command would pay.
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from phala.errors import Invalid, Unavailable
+from phala.sdk.ratls import SCHEME, client_context
 
 IDLE_MAX: Final = 64  # connections kept for the next request
 READ_BYTES: Final = 256 * 1024
@@ -52,21 +54,31 @@ class _Line:
 
 
 class HttpClient:
-    """Requests to one server, from one event loop."""
+    """Requests to one server, from one event loop.
 
-    def __init__(self, url: str, *, timeout_s: float) -> None:
+    At `ratls://HOST:PORT` TLS ends in an enclave: `peer` judges its certificate before anything is
+    sent, and no authority is asked.
+    """
+
+    def __init__(
+        self, url: str, *, timeout_s: float, peer: Callable[[bytes | None], object] | None = None
+    ) -> None:
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError:
             host, port = None, None
             parts = urlsplit("")
-        if parts.scheme not in ("http", "https") or not host or parts.path.strip("/"):
-            raise Invalid(f"{url!r} is no HTTP address", mend="write http://HOST:PORT")
+        schemes = ("http", "https") if peer is None else (SCHEME,)
+        if parts.scheme not in schemes or not host or parts.path.strip("/"):
+            raise Invalid(f"{url!r} is no HTTP address", mend=f"write {schemes[0]}://HOST:PORT")
         self.url = url.rstrip("/")
         self._host = host
-        self._port = port or (443 if parts.scheme == "https" else 80)
+        self._port = port or (80 if parts.scheme == "http" else 443)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._peer = peer
+        if peer is not None:
+            self._tls = client_context()
         self._timeout_s = timeout_s
         self._idle: list[_Line] = []
 
@@ -104,11 +116,22 @@ class HttpClient:
                 return await self._exchange(self._idle.pop(), head + body, bytes_max)
             except _ClosedEarlyError:
                 continue  # it was closed while it was idle: nobody has read the request
-        line = _Line(*await asyncio.open_connection(self._host, self._port, ssl=self._tls))
+        line = await self._opened()
         try:
             return await self._exchange(line, head + body, bytes_max)
         except _ClosedEarlyError:
             raise ConnectionError("the connection was closed") from None
+
+    async def _opened(self) -> _Line:
+        line = _Line(*await asyncio.open_connection(self._host, self._port, ssl=self._tls))
+        if self._peer is not None:
+            tls = line.writer.get_extra_info("ssl_object")
+            try:
+                self._peer(tls.getpeercert(binary_form=True))
+            except BaseException:
+                line.writer.close()
+                raise
+        return line
 
     async def _exchange(self, line: _Line, data: bytes, bytes_max: int) -> tuple[int, bytes]:
         response = _Response(bytes_max)

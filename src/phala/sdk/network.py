@@ -40,6 +40,7 @@ from phala.sdk.calls import (
 from phala.sdk.chain import Call, ChainClient, Submitted
 from phala.sdk.keyring import Keypair
 from phala.sdk.light import LightStart, LightView, fetch_light_start
+from phala.sdk.ratls import SCHEME, TlsPeer
 from phala.sdk.trust import Trust
 from phala.sdk.verify import proven_keys
 from phala.sdk.view import PAUSE_S, TrustedView, VerifiedWorker
@@ -105,7 +106,8 @@ class Network:
 
         Args:
             node: WebSocket addresses; another policy than `dev` asks for two.
-            worker: an HTTP address.
+            worker: an HTTP address; or `ratls://HOST:PORT`, whose TLS ends in the enclave: its
+                certificate is judged by the policy that `trust` has for the chain.
             trust: what this machine believes of the chain (`sdk.trust`).
             began: the network's `light.json`; without it a node must have the genesis state.
         """
@@ -114,7 +116,10 @@ class Network:
             chains = [await stack.enter_async_context(ChainClient(url)) for url in urls]
             start = began or await fetch_light_start(chains[0], trust.genesis)
             light = LightView(start, chains)
-            client = await stack.enter_async_context(WorkerClient(worker))
+            peer = None
+            if worker.startswith(f"{SCHEME}://"):
+                peer = TlsPeer.of(trust, lambda: Moment(time.time_ns() // 1_000_000))
+            client = await stack.enter_async_context(WorkerClient(worker, peer=peer))
             network = cls(chains[0], light, client, trust)
             network._stack = stack.pop_all()
         return network

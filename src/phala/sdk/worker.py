@@ -18,6 +18,7 @@ from phala.messages.host import HOST_REPLY, EvidenceReply
 from phala.messages.registration import EVIDENCE_BYTES_MAX, SignedRegistration
 from phala.messages.types import CallId, WorkerId
 from phala.sdk.http import HttpClient
+from phala.sdk.ratls import TlsPeer
 
 ANSWER_BYTES_MAX: Final = SEALED_QUERY_BYTES_MAX + EVIDENCE_BYTES_MAX + 4096
 TIMEOUT_S: Final = 30.0
@@ -42,10 +43,17 @@ class WorkerSays:
 
 
 class WorkerClient:
-    """One worker. Use it in `async with`, from one event loop."""
+    """One worker. Use it in `async with`, from one event loop.
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        self._http = HttpClient(url, timeout_s=timeout_s)
+    With `peer` its address is `ratls://HOST:PORT`, and whatever it says of itself must be of the
+    enclave in which TLS ends.
+    """
+
+    def __init__(
+        self, url: str, *, timeout_s: float = TIMEOUT_S, peer: TlsPeer | None = None
+    ) -> None:
+        self._http = HttpClient(url, timeout_s=timeout_s, peer=peer)
+        self._peer = peer
         self.url = self._http.url
 
     async def __aenter__(self) -> Self:
@@ -65,7 +73,7 @@ class WorkerClient:
         _raise_for(status, data)
         try:
             told = orjson.loads(data)
-            return WorkerSays(
+            says = WorkerSays(
                 genesis=_hex32(told["genesis"]),
                 worker=WorkerId(_hex32(told["worker"])),
                 height=int(told["height"]),
@@ -74,6 +82,9 @@ class WorkerClient:
             )
         except (TypeError, KeyError, ValueError, AttributeError):
             raise self._nonsense() from None
+        if self._peer is not None:
+            self._peer.ensure_worker(says.worker)
+        return says
 
     async def registration(self) -> SignedRegistration:
         """Its last registration, evidence included: `GET /evidence`."""
@@ -86,6 +97,8 @@ class WorkerClient:
             raise Unavailable(
                 "the worker has not asked to be registered", mend="see whether its pherry runs"
             )
+        if self._peer is not None:
+            self._peer.ensure_worker(reply.registration.body.manifest.worker)
         return reply.registration
 
     async def query(self, envelope: QueryEnvelope) -> bytes:

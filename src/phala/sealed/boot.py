@@ -64,6 +64,7 @@ class Booted:
     checkpoint: Checkpoint
     engines: Engines
     pool: EnginePool
+    platform: Platform
 
 
 def boot(config: Config) -> Booted:
@@ -105,7 +106,7 @@ def boot(config: Config) -> Booted:
     except BaseException:
         pool.close()
         raise
-    return Booted(enclave, checkpoint, engines, pool)
+    return Booted(enclave, checkpoint, engines, pool, platform)
 
 
 def hold(folder: Path) -> None:

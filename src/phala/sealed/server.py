@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Final, TypeVar, assert_never
 
 from phala.enclave.query.door import Prepared
@@ -27,9 +28,12 @@ from phala.messages.host import (
     HostRequest,
     Query,
     Status,
+    Tls,
 )
 from phala.sealed.boot import Booted
 from phala.sealed.log import log
+from phala.sealed.tls import Standing, TlsDoor
+from phala.tee.ratls import Binding, TlsKey, make_tls_key
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -59,6 +63,8 @@ class Server:
         self._queries = 0
         self._early = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._tls = TlsDoor(self._standing, self._make_key, self._answer)
+        self._booted = booted
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Until the pipe closes."""
@@ -115,8 +121,19 @@ class Server:
                 return self._enclave.outcome(call)
             case FetchEvidence():
                 return self._enclave.evidence()
+            case Tls():
+                return await self._tls.take(request)
             case _:
                 assert_never(request)
+
+    def _standing(self) -> Standing:
+        finalized = self._enclave.view.finalized
+        return Standing(finalized.height, finalized.time)
+
+    def _make_key(self, begin: datetime, end: datetime) -> TlsKey:
+        identity, finalized = self._enclave.identity, self._enclave.view.finalized
+        bound = Binding(identity.genesis, identity.worker, finalized.height, finalized.hash)
+        return make_tls_key(self._booted.platform, bound, begin, end)
 
     async def _change(self, change: Callable[[T], R], request: T) -> R:
         loop = asyncio.get_running_loop()

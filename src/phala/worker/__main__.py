@@ -22,6 +22,7 @@ from phala.worker.doors import Doors, shown
 from phala.worker.keeper import Command, EnclaveCannotStart, Keeper
 from phala.worker.log import log
 from phala.worker.runtimes import Runtimes
+from phala.worker.tls import TlsPort
 
 HOST: Final = "127.0.0.1"
 KEY_NAME: Final = "simulated.key"  # beside the light start, as `phala up` lays it
@@ -38,10 +39,16 @@ class Server(uvicorn.Server):
         yield
 
 
-async def serve(command: Command, host: str, port: int) -> None:
-    """Until SIGTERM or SIGINT. Raises `EnclaveCannotStart`, `Unavailable`: the port is taken."""
+async def serve(command: Command, host: str, port: int, tls_port: int | None) -> None:
+    """Until SIGTERM or SIGINT. Raises `EnclaveCannotStart`, `Unavailable`: a port is taken."""
     listening = _listen(host, port)
     keeper = Keeper(command)
+    ports = {"port": listening.getsockname()[1]}
+    tls = None
+    if tls_port is not None:
+        socket_ = _listen(host, tls_port)
+        tls = await asyncio.start_server(TlsPort(keeper).serve, sock=socket_)
+        ports["tls_port"] = socket_.getsockname()[1]
     doors = Doors(keeper, Runtimes(command.runtime))
     server = Server(
         uvicorn.Config(
@@ -65,11 +72,13 @@ async def serve(command: Command, host: str, port: int) -> None:
         loop.add_signal_handler(number, stop)
     keeping = asyncio.create_task(keeper.run())
     keeping.add_done_callback(lambda _: stop())
-    announcing = asyncio.create_task(_announce(keeper, listening.getsockname()[1]))
+    announcing = asyncio.create_task(_announce(keeper, ports))
     try:
         await server.serve(sockets=[listening])
     finally:
         announcing.cancel()
+        if tls is not None:
+            tls.close()
         if not keeping.done():
             keeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -91,13 +100,13 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-async def _announce(keeper: Keeper, port: int) -> None:
+async def _announce(keeper: Keeper, ports: dict[str, int]) -> None:
     """One line on stdout when the enclave answers."""
     while True:
         with contextlib.suppress(Unavailable):
             status = await keeper.tell(Status())
             if isinstance(status, StatusReply):
-                said = {**shown(status), "ready": True, "port": port}
+                said = {**shown(status), "ready": True, **ports}
                 print(json.dumps(said), flush=True)  # noqa: T201
                 return
         await asyncio.sleep(0.05)
@@ -129,6 +138,7 @@ def main() -> int:
     parser.add_argument("--engines", type=int, default=max(ENGINES_MIN, os.cpu_count() or 1))
     parser.add_argument("--host", default=HOST)
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--tls-port", type=int, help="TLS that ends in the enclave; 0: any port")
     given = parser.parse_args()
     command = Command(
         folder=given.dir.absolute(),
@@ -139,7 +149,7 @@ def main() -> int:
         launcher=tuple(shlex.split(given.launcher)),
     )
     try:
-        uvloop.run(serve(command, given.host, given.port))
+        uvloop.run(serve(command, given.host, given.port, given.tls_port))
     except PhalaError as error:
         log("cannot serve", error=type(error).__name__, what=error.what, mend=error.mend)
         return error.code if isinstance(error, EnclaveCannotStart) else error.exit_code
