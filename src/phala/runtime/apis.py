@@ -14,6 +14,7 @@ from phala.codec import (
     Option,
     Reader,
     Registry,
+    Tuple,
     Vector,
 )
 from phala.codec.registry import Field, Type, TypeDefComposite
@@ -21,6 +22,7 @@ from phala.frame import WEIGHT, Case, Choice, Described, TypeOnly, Weight, cases
 from phala.frame.metadata import Method, RuntimeApi
 from phala.frame.weight import DISPATCH_CLASS
 from phala.pallets.grandpa import AUTHORITIES
+from phala.pallets.session import KEY_TYPE
 from phala.pallets.transaction_payment import InclusionFee
 from phala.primitives.types import ACCOUNT_ID, BALANCE, HASH, Balance, scale
 from phala.runtime.extrinsics import WHOLE
@@ -133,6 +135,9 @@ FEE_DETAILS: Final[Descriptor[FeeDetails]] = Described(
 VALID_TRANSACTION: Final[Descriptor[Any]] = Described(
     (*_VALIDITY, "ValidTransaction"), scale(ValidTransactionRecord)
 )
+ENCODED_KEYS: Final = Bytes(bytes_max=1024)
+OPTIONAL_SEED: Final = Option(ENCODED_KEYS)
+KEYS_BY_TYPE: Final = Option(Vector(Tuple((ENCODED_KEYS, KEY_TYPE)), items_max=16))
 SOURCE: Final = Choice((*_VALIDITY, "TransactionSource"), ("InBlock", "Local", "External"))
 
 
@@ -169,6 +174,13 @@ RUNTIME_APIS: Final = (
         (
             Method("query_info", (("uxt", WHOLE), ("len", U32)), RUNTIME_DISPATCH_INFO),
             Method("query_fee_details", (("uxt", WHOLE), ("len", U32)), FEE_DETAILS),
+        ),
+    ),
+    RuntimeApi(
+        "SessionKeys",
+        (
+            Method("generate_session_keys", (("seed", OPTIONAL_SEED),), ENCODED_KEYS),
+            Method("decode_session_keys", (("encoded", ENCODED_KEYS),), KEYS_BY_TYPE),
         ),
     ),
     RuntimeApi(

@@ -8,9 +8,10 @@ from typing import Final
 from phala.attest import Evidence as AttestEvidence
 from phala.attest import Policy
 from phala.attest import verify as judge
-from phala.codec import U32, U64, Option, Reader, Vector
+from phala.codec import U32, U64, Malformed, Option, Reader, Vector
 from phala.codec.compact import read_compact
 from phala.crypto.hashes import blake2_256
+from phala.crypto.signatures import ed25519_from_seed
 from phala.errors import Invalid
 from phala.frame import Block
 from phala.frame.manifest import Manifest
@@ -19,11 +20,15 @@ from phala.frame.metadata_scale import VERSIONS, encode
 from phala.messages.registration import Evidence
 from phala.pallets.grandpa import AUTHORITIES
 from phala.pallets.registry import Judgement, Verifier
+from phala.pallets.session import SESSION_KEYS, SessionKeys
 from phala.primitives.header import DigestItem, Header
 from phala.primitives.types import ACCOUNT_ID, HASH, Balance, BlockNumber, Hash, Moment
 from phala.runtime.apis import (
+    ENCODED_KEYS,
     FEE_DETAILS,
+    KEYS_BY_TYPE,
     OPAQUE_METADATA,
+    OPTIONAL_SEED,
     RUNTIME_APIS,
     RUNTIME_DISPATCH_INFO,
     SOURCE,
@@ -301,6 +306,28 @@ def _validate_transaction(question: Question, reader: Reader) -> bytes:
         return encode_validity(refusal)
 
 
+def _generate_session_keys(_question: Question, reader: Reader) -> bytes:
+    """Public keys of a seed of 32 bytes. The chain's rules keep no secrets: without one, refuse."""
+    seed = OPTIONAL_SEED.read(reader)
+    reader.finish()
+    if seed is None:
+        raise Invalid(
+            "the runtime keeps no keys",
+            mend="pass a seed of 32 bytes, or take the public part of the node's own finality key",
+        )
+    return ENCODED_KEYS.encode(SESSION_KEYS.encode(SessionKeys(ed25519_from_seed(seed).public)))
+
+
+def _decode_session_keys(_question: Question, reader: Reader) -> bytes:
+    encoded = ENCODED_KEYS.read(reader)
+    reader.finish()
+    try:
+        keys = SESSION_KEYS.decode(encoded)
+    except Malformed:
+        return KEYS_BY_TYPE.encode(None)
+    return KEYS_BY_TYPE.encode(tuple((key, kind) for kind, key in keys.by_type()))
+
+
 def _grandpa_authorities(question: Question, reader: Reader) -> bytes:
     reader.finish()
     return AUTHORITIES.encode(question.world().grandpa.authorities.get())
@@ -330,6 +357,8 @@ _ANSWERS: Final[Mapping[str, Callable[[Question, Reader], bytes]]] = MappingProx
         "TransactionPaymentApi_query_info": _query_info,
         "TransactionPaymentApi_query_fee_details": _query_fee_details,
         "TaggedTransactionQueue_validate_transaction": _validate_transaction,
+        "SessionKeys_generate_session_keys": _generate_session_keys,
+        "SessionKeys_decode_session_keys": _decode_session_keys,
         "GrandpaApi_grandpa_authorities": _grandpa_authorities,
         "GrandpaApi_current_set_id": _current_set_id,
     }

@@ -22,6 +22,7 @@ APIS: Final = (
     ("TaggedTransactionQueue", 3),
     ("AccountNonceApi", 1),
     ("TransactionPaymentApi", 4),
+    ("SessionKeys", 1),
     ("GrandpaApi", 3),
 )
 

@@ -25,6 +25,7 @@ from phala.messages.payloads.enclave import (
     GroupKeyAnnounced,
 )
 from phala.messages.types import ClusterId, Generation, WorkerId
+from phala.pallets.authorities import Authorities
 from phala.pallets.balances import HOLD_PREIMAGE, Balances
 from phala.pallets.grandpa import Grandpa
 from phala.pallets.identity import Identity
@@ -35,11 +36,13 @@ from phala.pallets.preimage import Preimage
 from phala.pallets.proxy import Proxy
 from phala.pallets.registry import PhalaRegistry, Verifier
 from phala.pallets.scheduler import Scheduler
+from phala.pallets.session import Session
 from phala.pallets.system import CallFiltered, LastRuntimeUpgradeInfo, System
 from phala.pallets.timestamp import Timestamp
 from phala.pallets.transaction_payment import TransactionPayment
 from phala.pallets.utility import Utility
 from phala.pallets.vesting import Vesting
+from phala.primitives.types import AccountId
 from phala.runtime.proxies import ProxyRestriction
 from phala.runtime.version import (
     NORMAL_REF_TIME_MAX,
@@ -64,6 +67,8 @@ PALLETS: Final[Mapping[int, type[Pallet]]] = MappingProxyType(
         12: Scheduler,
         13: Identity,
         14: Vesting,
+        15: Session,
+        16: Authorities,
         84: PhalaMq,
         85: PhalaRegistry,
         86: PhalaPhatContracts,
@@ -94,6 +99,10 @@ class World:
         self.identity = Identity(block, currency=self.balances)
         self.vesting = Vesting(block, currency=self.balances)
         self.grandpa = Grandpa(block)
+        self.session = Session(block, currency=self.balances, manager=self)
+        self.authorities = Authorities(
+            block, finality=self.grandpa, clock=self.timestamp, keys=self.session
+        )
         self.mq = PhalaMq(
             block, chain=self.system, clock=self.timestamp, workers=self, handler=self
         )
@@ -121,6 +130,8 @@ class World:
             12: self.scheduler,
             13: self.identity,
             14: self.vesting,
+            15: self.session,
+            16: self.authorities,
             84: self.mq,
             85: self.registry,
             86: self.contracts,
@@ -170,6 +181,12 @@ class World:
 
     def restriction(self, proxy_type: int) -> Restriction:
         return ProxyRestriction(proxy_type)
+
+    def next_members(self) -> tuple[AccountId, ...] | None:
+        return self.authorities.next_members()
+
+    def begin(self, members: tuple[tuple[AccountId, bytes], ...]) -> None:
+        self.authorities.begin(members)
 
     def is_registered(self, worker: WorkerId) -> bool:
         return self.registry.is_registered(worker)
