@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 import phala.phat
-from phala.messages.calls import SEALED_REPLY
+from phala.messages.calls import QUERY_ENVELOPE, SEALED_REPLY
 from phala.messages.host import (
     HOST_REPLY,
     HOST_REQUEST,
@@ -36,8 +36,11 @@ from phala.messages.host import (
     Wanted,
 )
 from phala.messages.replies import open_reply
-from phala.primitives.types import Hash
-from phala.tee.simulated_key import create_simulated_key
+from phala.primitives.types import Hash, Moment
+from phala.sdk.ratls import TlsPeer
+from phala.sdk.trust import chosen
+from phala.sdk.worker import WorkerClient
+from phala.tee.simulated_key import create_simulated_key, load_simulated_key
 from phala.testing.caller import Addressee, Caller
 from phala.testing.sim_chain import SimChain
 from phala.wasm.runtime_module import load_runtime
@@ -62,6 +65,7 @@ class Host:
         command: list[str | Path] = [
             sys.executable, "-m", "phala.worker", "--dir", self.folder / "worker",
             "--light", self.folder / "light.json", "--port", "0", "--engines", "1",
+            "--tls-port", "0",
         ]  # fmt: skip
         with (self.folder / "worker.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
@@ -163,6 +167,30 @@ def value(host: Host, to: Addressee, alice: Caller, contract: Any) -> Any:
     assert answer.status_code == 200, answer.text
     reply = open_reply(query.request.reply_key, SEALED_REPLY.decode(answer.content))
     return json.loads(reply.outcome.result)
+
+
+def test_tls_ends_in_the_enclave_and_its_certificate_is_of_its_key(
+    served: tuple[Host, Addressee, Caller, Any],
+) -> None:
+    host, to, alice, contract = served
+    query = alice.signed(to, alice.request(contract, "value"))
+    key = load_simulated_key(host.folder / "simulated.key")
+    trust = chosen(Hash(host.chain.genesis), simulated_root=key.public_root)
+    peer = TlsPeer.of(trust, lambda: Moment(host.chain.time))
+
+    async def story() -> bytes:
+        url = f"ratls://127.0.0.1:{host.ready['tls_port']}"
+        async with WorkerClient(url, peer=peer) as worker:
+            assert (await worker.says()).worker == to.worker
+            assert (await worker.registration()).body.manifest.worker == to.worker
+            return await worker.query(QUERY_ENVELOPE.decode(alice.seal(to, query)))
+
+    reply = open_reply(query.request.reply_key, SEALED_REPLY.decode(asyncio.run(story())))
+    assert json.loads(reply.outcome.result) == 0
+    assert peer.found is not None
+    assert peer.found.binding is not None
+    assert peer.found.binding.worker == to.worker
+    assert peer.found.verdict.measurement.hex() in str(host.client.get("/").json()["measurement"])
 
 
 def test_a_worker_says_who_it_is_and_that_nothing_protects_it(host: Host) -> None:

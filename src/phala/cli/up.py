@@ -106,7 +106,7 @@ def _usage(document: dict[str, Any], seconds: float) -> str:
 The network is up ({seconds:.1f} s). Its TEE is simulated: no hardware protection.
 
   node     {document["node"]}  (HTTP on the same port)
-  worker   {document["worker"]}
+  worker   {document["worker"]}  (TLS into its enclave: {document.get("worker_tls")})
   genesis  {document["genesis"]}
   folder   {folder}
 

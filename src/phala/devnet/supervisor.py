@@ -83,6 +83,7 @@ class Supervisor:
     ) -> None:
         self._files = files
         self._ports = {"node": ports.node, "worker": ports.worker}
+        self._tls_port = 0
         self._tell = tell
         self._about = about or {}
         self._command = commands or self._service_command
@@ -138,6 +139,9 @@ class Supervisor:
         port = said.get("port")
         if isinstance(port, int) and name in self._ports:
             self._ports[name] = port  # a restarted service is found where it was
+        tls_port = said.get("tls_port")
+        if isinstance(tls_port, int):
+            self._tls_port = tls_port
         self._tell(Started(name, port, time.monotonic() - began))
 
     async def _keep(self, name: str) -> None:
@@ -192,6 +196,7 @@ class Supervisor:
             "dir": str(self._files.folder),
             "node": self.node_url,
             "worker": self.worker_url,
+            "worker_tls": f"ratls://{HOST}:{self._tls_port}" if self._tls_port else None,
             "pid": os.getpid(),
             "services": {
                 name: {"pid": child.pid, "restarts": self._restarts[name]}
@@ -210,6 +215,7 @@ class Supervisor:
                 place = ["--dir", own, "--spec", str(files.spec), "--port", str(ports["node"])]
             case "worker":
                 place = ["--dir", own, "--light", str(files.light), "--port", str(ports["worker"])]
+                place += ["--tls-port", str(self._tls_port)]
             case _:
                 place = ["--node", self.node_url, "--worker", self.worker_url]
         return python + place
