@@ -70,6 +70,9 @@ class Around:
     def runtime_id(self) -> Hash:
         return RUNTIME_ID
 
+    def is_registered(self, worker: WorkerId) -> bool:
+        return worker != STRANGER
+
     def show_contract_key(self, contract: ContractId, signing_key: bytes) -> None:
         self.shown[contract] = signing_key
 
@@ -106,7 +109,7 @@ def partial(index: int, *, worker: WorkerId = FIRST, generation: int = 1) -> Par
 
 def ready(contracts: PhalaPhatContracts) -> None:
     for worker in (FIRST, SECOND):
-        contracts.enlist(worker)
+        contracts.enlist(worker, 1)
     contracts.give_partial(FIRST, partial(1))
     contracts.give_partial(SECOND, partial(2))
 
@@ -123,12 +126,12 @@ def keys(contract: ContractId, key: bytes = b"k" * 32) -> ContractKeyAnnounced:
 def test_workers_take_seats_until_there_are_none(
     contracts: PhalaPhatContracts, around: Around
 ) -> None:
-    assert [contracts.enlist(worker) for worker in (FIRST, SECOND, THIRD)] == [
+    assert [contracts.enlist(worker, 1) for worker in (FIRST, SECOND, THIRD)] == [
         ((CLUSTER, ONE),),
         ((CLUSTER, ONE),),
         (),
     ]
-    assert contracts.enlist(FIRST) == ((CLUSTER, ONE),)
+    assert contracts.enlist(FIRST, 1) == ((CLUSTER, ONE),)
     state = contracts.cluster_states.get(CLUSTER)
     assert state is not None
     assert state.workers == (FIRST, SECOND)
@@ -145,7 +148,7 @@ def test_workers_take_seats_until_there_are_none(
 def test_keys_are_ready_when_enough_gatekeepers_gave_a_partial(
     contracts: PhalaPhatContracts, around: Around, block: Block
 ) -> None:
-    contracts.enlist(FIRST)
+    contracts.enlist(FIRST, 1)
     contracts.give_partial(FIRST, partial(1))
     contracts.give_partial(FIRST, partial(1))  # the same share again
     with refused(ClusterNotReady, block):
@@ -158,7 +161,7 @@ def test_keys_are_ready_when_enough_gatekeepers_gave_a_partial(
 
 
 def test_a_partial_is_its_holders_alone(contracts: PhalaPhatContracts) -> None:
-    contracts.enlist(FIRST)
+    contracts.enlist(FIRST, 1)
     for sender, said, error in (
         (STRANGER, partial(1), NotGatekeeper),
         (FIRST, partial(2), NotGatekeeper),

@@ -43,7 +43,14 @@ from phala.messages.payloads.cluster import (
     Skipped,
 )
 from phala.messages.payloads.system import SYSTEM_PAYLOAD, KeyDue, SystemPayload
-from phala.messages.state import STATE_VERSION, TIMESTAMP_KEY, WORKER_INFO, WorkerInfo, worker_key
+from phala.messages.state import (
+    TIMESTAMP_KEY,
+    WORKER_INFO,
+    WORKER_SUSPENDED,
+    WORKER_VERSION,
+    WorkerInfo,
+    worker_key,
+)
 from phala.messages.types import CodeId, Count, Epoch, WorkerId
 from phala.primitives.types import MOMENT, Hash
 from phala.trie.proof import BadProof
@@ -157,9 +164,9 @@ def _finalized(
     info = None
     if (listed := found[worker]) is not None:
         info = WORKER_INFO.decode(listed)
-        if info.version != STATE_VERSION:
+        if info.version != WORKER_VERSION:
             raise Invalid(
-                f"the chain lists workers in version {info.version}, known is {STATE_VERSION}",
+                f"the chain lists workers in version {info.version}, known is {WORKER_VERSION}",
                 mend="run a release that this chain allows",
             )
     time = found[TIMESTAMP_KEY]
@@ -168,7 +175,7 @@ def _finalized(
         height=head.number,
         hash=head.hash,
         time=MOMENT.decode(time) if time is not None else MOMENT.decode(bytes(8)),
-        registered=info is not None,
+        registered=info is not None and info.state != WORKER_SUSPENDED,
         ingress=int.from_bytes(next_number or b"", "little"),
         epoch=info.epoch if info else Epoch(0),
     )

@@ -7,11 +7,14 @@ from typing import Annotated, Final
 from phala.codec import U8, U16, U32, Bytes, Descriptor, Option, Text, Vector
 from phala.crypto.hashes import blake2_256
 from phala.messages.types import Epoch, SealKey, Signature64, WorkerId, scale
-from phala.primitives.types import ACCOUNT_ID, AccountId, BlockNumber, Hash
+from phala.primitives.types import ACCOUNT_ID, HASH, AccountId, BlockNumber, Hash
 
 REGISTRATION_VERSION: Final = 1
 EVIDENCE_BYTES_MAX: Final = 16 * 1024  # attest.verify has the same, and judges no more
 MEASUREMENT_BYTES_MAX: Final = 64
+DEVICES_MAX: Final = 8  # GPUs of one worker
+DEVICE_CHAIN_BYTES_MAX: Final = 16 * 1024
+MANIFESTS_MAX: Final = 2  # a driver's and a VBIOS's
 
 PURPOSE_REGISTER: Final = b"register"  # others: key-release, ra-tls, user (reference/tee.md §5.1)
 
@@ -42,6 +45,16 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """Evidence of a GPU or switch that serves the worker: its report, made for `device_nonce`."""
+
+    report: Annotated[bytes, Bytes(bytes_max=EVIDENCE_BYTES_MAX)]
+    chain: Annotated[bytes, Bytes(bytes_max=DEVICE_CHAIN_BYTES_MAX)]  # its certificates, PEM
+    # SHA-256 of the vendor's manifests that it is held against, of those that the chain keeps.
+    manifests: Annotated[tuple[Hash, ...], Vector(HASH, items_max=MANIFESTS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
 class EncryptionKey:
     """A short-lived key of a worker, signed under `Purpose.ENCRYPTION_KEY`; queries and partials
     are encrypted to it."""
@@ -63,6 +76,8 @@ class Registration:
     evidence: Evidence
     encryption_key: EncryptionKey
     key_signature: Signature64
+    # Their digest is bound into the evidence: nobody's GPU can be put beside somebody's CPU.
+    devices: Annotated[tuple[Device, ...], Vector(scale(Device), items_max=DEVICES_MAX)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +95,22 @@ SIGNED_REGISTRATION: Final[Descriptor[SignedRegistration]] = scale(SignedRegistr
 
 def manifest_hash(manifest: Manifest) -> Hash:
     return Hash(blake2_256(MANIFEST.encode(manifest)))
+
+
+DEVICES: Final = Vector(scale(Device), items_max=DEVICES_MAX)
+
+
+def devices_digest(devices: tuple[Device, ...]) -> bytes:
+    """What report data binds of devices' evidence: SHA-256 of it, or nothing where there is none.
+
+    Source: reference/tee.md §3.4, §5.1.
+    """
+    return hashlib.sha256(DEVICES.encode(devices)).digest() if devices else b""
+
+
+def device_nonce(worker: WorkerId, block_hash: Hash) -> bytes:
+    """What a device's report must have been asked with, for a worker and the block it binds."""
+    return hashlib.sha256(b"phala/device-nonce/v1" + worker + block_hash).digest()
 
 
 def report_data(

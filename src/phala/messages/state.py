@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 from phala.codec import U8, U16, U32, Bytes, Descriptor, Option, Vector
 from phala.crypto.hashes import blake2_128
+from phala.messages.collateral import PRODUCT_BYTES_MAX
 from phala.messages.registration import MEASUREMENT_BYTES_MAX
 from phala.messages.types import (
     ClusterId,
@@ -20,9 +21,30 @@ from phala.messages.types import (
     scale,
 )
 from phala.primitives.keys import storage_prefix
-from phala.primitives.types import ACCOUNT_ID, AccountId, BlockNumber, Hash
+from phala.primitives.types import ACCOUNT_ID, AccountId, BlockNumber, Hash, Moment
 
 STATE_VERSION: Final = 1
+WORKER_VERSION: Final = 2  # of `WorkerInfo`: 2 says how a worker stands, and what by
+
+# `WorkerInfo.state`. A stale worker serves, and says so; a suspended one must attest again.
+WORKER_ACTIVE, WORKER_STALE, WORKER_SUSPENDED = 0, 1, 2
+# `WorkerInfo.reason`, why it is not active. Numbers are wire format: never reuse one.
+REASON_NONE: Final = 0
+REASON_AGE: Final = 1  # it did not attest again in time
+REASON_COLLATERAL: Final = 2  # nobody brought later collateral of its platform
+REASON_FLOOR: Final = 3  # it was judged by an evaluation below the chain's floor
+REASON_POLICY: Final = 4  # it was judged by an earlier policy
+REASON_BLOCKED: Final = 5  # its machine, product, code or signer is known to be broken
+REASONS: Final = (
+    "active",
+    "its evidence is older than the chain allows",
+    "its platform's collateral has expired",
+    "its platform was judged by an evaluation below the chain's floor",
+    "the chain's policy has changed since it was judged",
+    "its machine, product, code or signer is known to be broken",
+)
+NO_MOMENT: Final = Moment(0)
+PLATFORM_ID_BYTES_MAX: Final = 64  # AMD's; attest.policy has the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +64,24 @@ class WorkerInfo:
     registered_at: BlockNumber
     encryption_key: SealKey
     epoch: Epoch
+    state: Annotated[int, U8] = WORKER_ACTIVE
+    reason: Annotated[int, U8] = REASON_NONE
+    attested_at: Moment = NO_MOMENT  # block time at which the chain judged the evidence
+    # Which collateral it was judged by, as `messages.collateral.CollateralKey` says it, and which
+    # evaluation; an empty product for platforms that need none.
+    issuer: Annotated[int, U8] = 0
+    collateral: Annotated[bytes, Bytes(bytes_max=PRODUCT_BYTES_MAX)] = b""
+    number: Annotated[int, U32] = 0
+    product: Annotated[bytes, Bytes(bytes_max=PRODUCT_BYTES_MAX)] = b""  # Intel's FMSPC, AMD's code
+    platform_id: Annotated[bytes, Bytes(bytes_max=PLATFORM_ID_BYTES_MAX)] = b""  # Intel's PPID, ...
+    signer: Annotated[bytes, Bytes(bytes_max=MEASUREMENT_BYTES_MAX)] = b""  # of the code, if any
+    devices: Annotated[int, U8] = 0  # GPUs and switches whose evidence was accepted, too
+
+
+def worker_state(info: WorkerInfo) -> str:
+    """How a worker stands, for people."""
+    word = ("active", "stale", "suspended")[info.state]
+    return word if info.state == WORKER_ACTIVE else f"{word}: {REASONS[info.reason]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from phala.frame import (
     Unsigned,
 )
 from phala.frame.block import Block
-from phala.pallets.registry import Verifier
 from phala.pallets.system import ExtrinsicFailed, ExtrinsicSuccess
 from phala.pallets.timestamp import MOMENT_COMPACT
 from phala.primitives.extrinsic import Extrinsic, Signature
@@ -32,8 +31,7 @@ from phala.runtime.outcome import (
     StateRootOf,
 )
 from phala.runtime.validity import (
-    REGISTER,
-    SYNC_MESSAGE,
+    BARE_CALLS,
     Decoded,
     admit,
     decode,
@@ -47,7 +45,7 @@ from phala.runtime.version import (
     NORMAL_BYTES_MAX,
     NORMAL_REF_TIME_MAX,
 )
-from phala.runtime.world import PALLETS, World
+from phala.runtime.world import PALLETS, Verifier, World
 from phala.trie import State, ordered_root
 
 EVENTS: Final = Events(PALLETS)
@@ -146,7 +144,7 @@ class BlockBuilder:
     def _apply_bare(self, decoded: Decoded) -> None:
         """Nobody pays, so what would fail is not let in."""
         call = decoded.call
-        if (call.pallet, call.index) not in (SET_TIME, SYNC_MESSAGE, REGISTER):
+        if (call.pallet, call.index) not in (SET_TIME, *BARE_CALLS):
             raise InvalidTransaction(
                 Problem.NO_UNSIGNED_VALIDATOR, mend="sign the extrinsic with an account"
             )

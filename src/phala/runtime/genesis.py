@@ -15,13 +15,13 @@ from phala.frame.manifest import CODE_KEY
 from phala.messages.types import ClusterId
 from phala.pallets.balances import EXISTENTIAL_DEPOSIT
 from phala.pallets.grandpa import Authorities
-from phala.pallets.registry import Seats, Verifier
+from phala.pallets.registry import Seats
 from phala.pallets.system import LastRuntimeUpgradeInfo
 from phala.pallets.transaction_payment import TREASURY
 from phala.primitives.address import SS58_PREFIX, decode_ss58, encode_ss58
 from phala.primitives.types import PHA, AccountId, Balance, BlockNumber, Hash
 from phala.runtime.version import SPEC_NAME, SPEC_VERSION
-from phala.runtime.world import World
+from phala.runtime.world import Verifier, World
 from phala.trie import State
 
 CONFIG_BYTES_MAX: Final = 4 * 1024 * 1024

@@ -5,9 +5,6 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 
-from phala.attest import Evidence as AttestEvidence
-from phala.attest import Policy
-from phala.attest import verify as judge
 from phala.codec import U32, U64, Malformed, Option, Reader, Vector
 from phala.codec.compact import read_compact
 from phala.crypto.hashes import blake2_256
@@ -17,12 +14,10 @@ from phala.frame import Block
 from phala.frame.manifest import Manifest
 from phala.frame.metadata import describe
 from phala.frame.metadata_scale import VERSIONS, encode
-from phala.messages.registration import Evidence
 from phala.pallets.grandpa import AUTHORITIES
-from phala.pallets.registry import Judgement, Verifier
 from phala.pallets.session import SESSION_KEYS, SessionKeys
 from phala.primitives.header import DigestItem, Header
-from phala.primitives.types import ACCOUNT_ID, HASH, Balance, BlockNumber, Hash, Moment
+from phala.primitives.types import ACCOUNT_ID, HASH, Balance, BlockNumber, Hash
 from phala.runtime.apis import (
     ENCODED_KEYS,
     FEE_DETAILS,
@@ -36,6 +31,7 @@ from phala.runtime.apis import (
     RuntimeDispatchInfo,
     encode_validity,
 )
+from phala.runtime.attestation import AttestVerifier
 from phala.runtime.executive import BlockBuilder, inherent_logs, open_world, rebuild
 from phala.runtime.extrinsics import EXTRINSICS, EmptyType
 from phala.runtime.genesis import GenesisConfig, genesis_state
@@ -65,26 +61,10 @@ from phala.runtime.version import (
     VERSION,
     RuntimeVersion,
 )
-from phala.runtime.world import PALLETS, World
+from phala.runtime.world import PALLETS, Verifier, World
 from phala.trie import EMPTY_ROOT, State
 
 NO_PARENT: Final = Hash(bytes(32))
-
-
-class AttestVerifier:
-    """Judges evidence by `attest`, with the chain's own policy."""
-
-    def verify(self, evidence: Evidence, policy: bytes, now: Moment) -> Judgement:
-        verdict = judge(
-            AttestEvidence(evidence.platform, evidence.blob), Policy.decode(policy), {}, now
-        )
-        return Judgement(
-            platform=int(verdict.platform),
-            measurement=verdict.measurement,
-            report_data=verdict.report_data,
-            evidence_id=verdict.signed_hash,
-            confidence=verdict.confidence,
-        )
 
 
 class Validator:

@@ -9,9 +9,10 @@ from phala.crypto.hashes import blake2_256
 from phala.crypto.signatures import ecdsa_recover, ed25519_verify, sr25519_verify
 from phala.errors import Invalid, PhalaError
 from phala.frame import AccountInfo, Call, DispatchClass, PalletError, TokenError
+from phala.messages.collateral import ISSUE_KEY, AmdItems, IntelItems, IssueKey
 from phala.messages.payloads.enclave import SignedMessage
 from phala.messages.registration import SignedRegistration
-from phala.pallets import mq, registry
+from phala.pallets import collateral, mq, registry
 from phala.pallets.balances import ensure_withdrawable
 from phala.pallets.registry import errors as registry_errors
 from phala.primitives.extrinsic import (
@@ -39,6 +40,8 @@ NO_ACCOUNT_ID: Final = AccountId(bytes(32))
 
 SYNC_MESSAGE: Final = (84, 20)
 REGISTER: Final = (85, 20)
+SUBMIT_INTEL, SUBMIT_AMD, SUBMIT_MANIFEST = (87, 0), (87, 1), (87, 2)
+BARE_CALLS: Final = (SYNC_MESSAGE, REGISTER, SUBMIT_INTEL, SUBMIT_AMD, SUBMIT_MANIFEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,7 @@ def validate_bare(world: World, call: Call) -> ValidTransaction:
     place = call.pallet, call.index
     if call.info.dispatch_class == DispatchClass.MANDATORY:
         raise InvalidTransaction(Problem.MANDATORY_VALIDATION, mend="leave it to the author")
-    if place not in (SYNC_MESSAGE, REGISTER):
+    if place not in BARE_CALLS:
         raise InvalidTransaction(
             Problem.NO_UNSIGNED_VALIDATOR, mend="sign the extrinsic with an account"
         )
@@ -214,12 +217,27 @@ def validate_bare(world: World, call: Call) -> ValidTransaction:
     try:
         if isinstance(argument, SignedMessage):
             return _message_order(argument, world.mq.check(argument))
-        assert isinstance(argument, SignedRegistration)
-        world.registry.check(argument)
+        tag = _bare_tag(world, argument)
     except PalletError as error:
         raise invalid_bare(error) from error
-    tag = b"registration" + argument.body.manifest.worker
     return ValidTransaction(BARE_PRIORITY, (), (tag,), BARE_LONGEVITY)
+
+
+def _bare_tag(world: World, argument: object) -> bytes:
+    """What one call at a time may be about. Raises `PalletError`."""
+    match argument:
+        case SignedRegistration():
+            world.registry.check(argument)
+            return b"registration" + argument.body.manifest.worker
+        case IntelItems():
+            found = world.collateral.check_intel(argument)
+            return b"collateral" + ISSUE_KEY.encode(IssueKey(found.of, found.number))
+        case AmdItems():
+            found = world.collateral.check_amd(argument)
+            return b"collateral" + ISSUE_KEY.encode(IssueKey(found.of, found.number))
+        case _:
+            assert isinstance(argument, bytes)
+            return b"manifest" + world.collateral.check_manifest(argument)
 
 
 def _message_order(message: SignedMessage, ahead: int) -> ValidTransaction:
@@ -249,7 +267,7 @@ def invalid_bare(error: PhalaError) -> InvalidTransaction:
 
 def error_number(error: PhalaError) -> int:
     """A pallet's number of its error; 255 for what is none."""
-    for pallet in (mq.PhalaMq, registry.PhalaRegistry):
+    for pallet in (mq.PhalaMq, registry.PhalaRegistry, collateral.PhalaCollateral):
         for number, kind in pallet.errors.items():
             if type(error) is kind:
                 return number

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, assert_never
+from typing import Final, Protocol, assert_never
 
 from phala.errors import PhalaError
 from phala.frame import (
@@ -17,6 +17,7 @@ from phala.frame import (
     Restriction,
     Signed,
 )
+from phala.messages.collateral import CollateralKey
 from phala.messages.payloads.cluster import PartialGiven
 from phala.messages.payloads.enclave import (
     ContractFailed,
@@ -27,6 +28,8 @@ from phala.messages.payloads.enclave import (
 from phala.messages.types import ClusterId, Generation, WorkerId
 from phala.pallets.authorities import Authorities
 from phala.pallets.balances import HOLD_PREIMAGE, Balances
+from phala.pallets.collateral import PhalaCollateral
+from phala.pallets.collateral import Verifier as CollateralVerifier
 from phala.pallets.grandpa import Grandpa
 from phala.pallets.identity import Identity
 from phala.pallets.mq import PhalaMq
@@ -34,7 +37,8 @@ from phala.pallets.multisig import Multisig
 from phala.pallets.phat_contracts import PhalaPhatContracts
 from phala.pallets.preimage import Preimage
 from phala.pallets.proxy import Proxy
-from phala.pallets.registry import PhalaRegistry, Verifier
+from phala.pallets.registry import PhalaRegistry
+from phala.pallets.registry import Verifier as EvidenceVerifier
 from phala.pallets.scheduler import Scheduler
 from phala.pallets.session import Session
 from phala.pallets.system import CallFiltered, LastRuntimeUpgradeInfo, System
@@ -72,10 +76,15 @@ PALLETS: Final[Mapping[int, type[Pallet]]] = MappingProxyType(
         84: PhalaMq,
         85: PhalaRegistry,
         86: PhalaPhatContracts,
+        87: PhalaCollateral,
     }
 )
 CALLS: Final = Calls(PALLETS)
 ERRORS: Final = Errors(PALLETS)
+
+
+class Verifier(EvidenceVerifier, CollateralVerifier, Protocol):
+    """Who knows what vendors signed: `runtime.attestation` does."""
 
 
 class World:
@@ -106,12 +115,16 @@ class World:
         self.mq = PhalaMq(
             block, chain=self.system, clock=self.timestamp, workers=self, handler=self
         )
+        self.collateral = PhalaCollateral(
+            block, clock=self.timestamp, verifier=verifier, workers=self
+        )
         self.registry = PhalaRegistry(
             block,
             chain=self.system,
             clock=self.timestamp,
             bus=self.mq,
             clusters=self,
+            collateral=self.collateral,
             verifier=verifier,
         )
         self.contracts = PhalaPhatContracts(
@@ -135,6 +148,7 @@ class World:
             84: self.mq,
             85: self.registry,
             86: self.contracts,
+            87: self.collateral,
         }
 
     # ---- hooks, in the order of the numbers
@@ -191,8 +205,16 @@ class World:
     def is_registered(self, worker: WorkerId) -> bool:
         return self.registry.is_registered(worker)
 
-    def enlist(self, worker: WorkerId) -> tuple[tuple[ClusterId, Generation], ...]:
-        return self.contracts.enlist(worker)
+    def enlist(self, worker: WorkerId, confidence: int) -> tuple[tuple[ClusterId, Generation], ...]:
+        return self.contracts.enlist(worker, confidence)
+
+    def expel(
+        self, workers: tuple[WorkerId, ...]
+    ) -> tuple[tuple[ClusterId, Generation, tuple[WorkerId, ...]], ...]:
+        return self.contracts.expel(workers)
+
+    def review(self, of: CollateralKey) -> None:
+        self.registry.review(of)
 
     def handle(self, worker: WorkerId, message: EnclaveMessage) -> None:
         """Hand what an enclave says to the pallet it is for."""

@@ -69,6 +69,7 @@ from phala.messages.state import (
     STATE_VERSION,
     TIMESTAMP_KEY,
     WORKER_INFO,
+    WORKER_VERSION,
     ClusterState,
     ContractInfo,
     WorkerInfo,
@@ -193,7 +194,7 @@ class ReceiptChain:
         evidence = Evidence(body.evidence.platform, body.evidence.blob)
         verdict = verify(evidence, self.trust.policy, {}, NOW)
         return WorkerInfo(
-            version=STATE_VERSION,
+            version=WORKER_VERSION,
             operator=body.manifest.operator,
             platform=verdict.platform,
             measurement=verdict.measurement,

@@ -75,9 +75,9 @@ from phala.messages.registration import SignedRegistration, manifest_hash
 from phala.messages.signing import Purpose, signed_bytes
 from phala.messages.state import (
     AUTHORITIES_KEY,
-    STATE_VERSION,
     TIMESTAMP_KEY,
     WORKER_INFO,
+    WORKER_VERSION,
     WorkerInfo,
     worker_key,
 )
@@ -233,7 +233,7 @@ class SimChain:
         worker = manifest.worker
         known = worker_key(worker) in self._state
         info = WorkerInfo(
-            version=STATE_VERSION,
+            version=WORKER_VERSION,
             operator=manifest.operator,
             platform=body.evidence.platform,
             measurement=b"",

@@ -4,11 +4,12 @@ Anyone submits it, by a bare call that is free and valid only while it is news: 
 vendor's signature counts. Source: DESIGN §4; ARCHITECTURE, "Collateral".
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final, Protocol
 
-from phala.codec import U8, U32, U64, Vector
+from phala.codec import U8, U32, U64, Bytes, Vector
 from phala.errors import PhalaError
 from phala.frame import (
     MICROSECOND,
@@ -47,11 +48,14 @@ from phala.pallets.collateral.errors import (
     CollateralRefused,
     FloorNotRaised,
     GraceTooLong,
+    ManifestKnown,
+    ManifestNotAllowed,
     NotNews,
     OlderThanKept,
+    TooManyManifests,
     TooManyProducts,
 )
-from phala.primitives.types import BlockNumber, Moment
+from phala.primitives.types import HASH, BlockNumber, Hash, Moment
 
 NUMBERS_MAX: Final = 4  # evaluations of one product that coexist
 TRIED_MAX: Final = 3  # of them, by one registration
@@ -61,6 +65,9 @@ GRACE_MS: Final = 7 * DAY_MS  # after collateral expired, before workers judged 
 GRACE_MS_MAX: Final = 90 * DAY_MS
 NEVER: Final = Moment((1 << 64) - 1)
 WALK_REF_TIME: Final = 10 * MICROSECOND  # of one product
+
+MANIFESTS_MAX: Final = 256
+MANIFEST: Final = Bytes(bytes_max=128 * 1024)
 
 FRESH, EXPIRED, LAPSED = 0, 1, 2  # of `Standing.stage`
 
@@ -113,6 +120,27 @@ class GraceSet:
     """How long workers outlive their collateral, in milliseconds."""
 
     grace_ms: Annotated[int, U64]
+
+
+@event
+class ManifestAllowed:
+    """Devices may be held against a manifest, once it is submitted."""
+
+    manifest: Hash
+
+
+@event
+class ManifestDisallowed:
+    """No device is held against it any more."""
+
+    manifest: Hash
+
+
+@event
+class ManifestSubmitted:
+    """A manifest is here."""
+
+    manifest: Hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +222,14 @@ class PhalaCollateral(Pallet):
     floor = StorageValue(
         Floor, default=Floor(0, 0, Moment(0)), doc="The least of Intel's evaluation numbers."
     )
+    allowed_manifests: StorageValue[tuple[Hash, ...]] = StorageValue(
+        Vector(HASH, items_max=MANIFESTS_MAX),
+        default=(),
+        doc="SHA-256 of manifests that devices may be held against.",
+    )
+    manifests = StorageMap(
+        Hasher.BLAKE2_128_CONCAT, HASH, MANIFEST, doc="Manifests themselves, once submitted."
+    )
     grace_ms = StorageValue(
         U64, default=GRACE_MS, doc="How long workers outlive their collateral, in milliseconds."
     )
@@ -228,6 +264,13 @@ class PhalaCollateral(Pallet):
             assert kept is not None, "an issue has its items"
             found.append((number, kept.by_name()))
         return tuple(found)
+
+    def manifests_of(self, hashes: tuple[Hash, ...]) -> tuple[bytes, ...]:
+        """Manifests of devices, as governance listed them. Raises `ManifestNotAllowed`."""
+        found = tuple(self.manifests.get(each) for each in hashes)
+        if None in found or any(each not in self.allowed_manifests.get() for each in hashes):
+            raise ManifestNotAllowed
+        return tuple(each for each in found if each is not None)
 
     def least_number(self, of: CollateralKey) -> int:
         """What counts now."""
@@ -301,6 +344,23 @@ class PhalaCollateral(Pallet):
         self._note(found)
         self.amd_items.put(IssueKey(found.of, found.number), items)
 
+    def check_manifest(self, document: bytes) -> Hash:
+        """Whether governance listed the manifest, and it is not here yet."""
+        named = Hash(hashlib.sha256(document).digest())
+        if named not in self.allowed_manifests.get():
+            raise ManifestNotAllowed
+        if named in self.manifests:
+            raise ManifestKnown
+        return named
+
+    @call(500 * MICROSECOND, pays_fee=Pays.NO)
+    def submit_manifest(self, origin: Origin, document: Annotated[bytes, MANIFEST]) -> None:
+        """Bring a manifest that governance listed by its hash."""
+        ensure_unsigned(origin)
+        named = self.check_manifest(document)
+        self.manifests.put(named, document)
+        self.emit(ManifestSubmitted(named))
+
     def _note(self, found: Found) -> None:
         of, number = found.of, found.number
         issue = Issue(
@@ -358,6 +418,29 @@ class PhalaCollateral(Pallet):
         if issue.number not in numbers:
             raise CollateralNotFound
         self._forget(issue.of, (issue.number,))
+
+    @call(100 * MICROSECOND)
+    def allow_manifest(self, origin: Origin, manifest: Hash) -> None:
+        """Let devices be held against a vendor's manifest, by the SHA-256 of its document."""
+        ensure_root(origin)
+        known = self.allowed_manifests.get()
+        if manifest in known:
+            raise ManifestKnown
+        if len(known) >= MANIFESTS_MAX:
+            raise TooManyManifests
+        self.allowed_manifests.put((*known, manifest))
+        self.emit(ManifestAllowed(manifest))
+
+    @call(100 * MICROSECOND)
+    def disallow_manifest(self, origin: Origin, manifest: Hash) -> None:
+        """Hold no device against it any more."""
+        ensure_root(origin)
+        known = self.allowed_manifests.get()
+        if manifest not in known:
+            raise ManifestNotAllowed
+        self.allowed_manifests.put(tuple(each for each in known if each != manifest))
+        self.manifests.delete(manifest)
+        self.emit(ManifestDisallowed(manifest))
 
     # ---- what time does
 
@@ -428,9 +511,12 @@ class PhalaCollateral(Pallet):
     calls: ClassVar = {
         0: submit_intel,
         1: submit_amd,
+        2: submit_manifest,
         3: raise_floor,
         4: set_grace,
         5: remove,
+        6: allow_manifest,
+        7: disallow_manifest,
     }
     events: ClassVar = {
         0: CollateralSubmitted,
@@ -439,6 +525,9 @@ class PhalaCollateral(Pallet):
         3: CollateralPruned,
         4: FloorRaised,
         5: GraceSet,
+        6: ManifestAllowed,
+        7: ManifestDisallowed,
+        8: ManifestSubmitted,
     }
     errors: ClassVar = {
         0: CollateralRefused,
@@ -449,6 +538,9 @@ class PhalaCollateral(Pallet):
         5: FloorNotRaised,
         6: GraceTooLong,
         7: CollateralNotFound,
+        8: ManifestNotAllowed,
+        9: ManifestKnown,
+        10: TooManyManifests,
     }
     constants: ClassVar = (
         Constant("NumbersMax", U32, NUMBERS_MAX, "Evaluations of one product that coexist."),

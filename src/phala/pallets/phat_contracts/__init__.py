@@ -95,16 +95,20 @@ from phala.pallets.phat_contracts.errors import (
     KindUnknown,
     NotGatekeeper,
     NotOfCluster,
+    NotOwner,
     SourceEmpty,
+    TierUnknown,
 )
-from phala.pallets.phat_contracts.records import ClusterInfo, Vote
-from phala.primitives.types import AccountId, Hash
+from phala.pallets.phat_contracts.records import ClusterInfo, Grace, Vote
+from phala.primitives.types import AccountId, BlockNumber, Hash
 
 SENDER: Final = PalletSender(b"PhalaPhatContracts")
 FIRST_GENERATION: Final = Generation(1)
 CLUSTERS_MAX: Final = 64  # that take workers, and of one worker
 WORKERS_MAX: Final = 64  # messages.state has the same
 KEY_BYTES: Final = 32
+GRACE_BLOCKS: Final = 50  # for commands of the generation before: who left can read them
+TIER_ANY: Final = 5
 QUEUED, LIVE, FAILED = 0, 1, 2  # of `ContractInfo.state`
 
 
@@ -144,6 +148,30 @@ class CommandQueued:
     count: Count
 
 
+@event
+class GenerationRaised:
+    """A cluster's keys change: somebody left it who must not read on."""
+
+    cluster: ClusterId
+    generation: Generation
+
+
+@event
+class ContractKeysRenewed:
+    """Enough replicas announced a live contract's keys of a later generation."""
+
+    contract: ContractId
+    generation: Generation
+
+
+@event
+class TierSet:
+    """A cluster takes workers of this confidence and better."""
+
+    cluster: ClusterId
+    tier: Annotated[int, U8]
+
+
 # ---- what it needs
 
 
@@ -174,6 +202,7 @@ class Workers(Protocol):
     def seat_of(self, worker: WorkerId) -> Gatekeeper | None: ...
     def key_threshold(self) -> int: ...
     def runtime_id(self) -> Hash: ...
+    def is_registered(self, worker: WorkerId) -> bool: ...
     def show_contract_key(self, contract: ContractId, signing_key: bytes) -> None: ...
 
 
@@ -218,6 +247,19 @@ class PhalaPhatContracts(Pallet):
         default=(),
         doc="Clusters that a worker serves.",
     )
+    tiers: DefaultMap[ClusterId, int] = DefaultMap(
+        Hasher.BLAKE2_128_CONCAT,
+        ClusterId,
+        U8,
+        default=TIER_ANY,
+        doc="The least confidence that a cluster's workers have: 1 is the best.",
+    )
+    graces = StorageMap(
+        Hasher.BLAKE2_128_CONCAT,
+        ClusterId,
+        Grace,
+        doc="The generation before the present one, and how long its commands are taken.",
+    )
     partials: DefaultMap[ClusterId, tuple[int, ...]] = DefaultMap(
         Hasher.BLAKE2_128_CONCAT,
         ClusterId,
@@ -250,14 +292,56 @@ class PhalaPhatContracts(Pallet):
         self.cluster_workers.put(cluster, ())
         self.open_clusters.put((*self.open_clusters.get(), cluster))
 
-    def enlist(self, worker: WorkerId) -> tuple[tuple[ClusterId, Generation], ...]:
-        """Give a registered worker a free seat, if it has none. Returns its clusters."""
-        mine, free = self.worker_clusters.get(worker), self.open_clusters.get()
-        if not mine and free:
-            self._join(free[0], worker)
-            mine = (free[0],)
+    def enlist(self, worker: WorkerId, confidence: int) -> tuple[tuple[ClusterId, Generation], ...]:
+        """Give a registered worker a free seat, if it has none, in a cluster that takes its tier.
+        Returns its clusters, but for those whose tier it has lost."""
+        mine = self.worker_clusters.get(worker)
+        if not mine:
+            free = (each for each in self.open_clusters.get() if self._takes(each, confidence))
+            cluster = next(free, None)
+            if cluster is None:
+                return ()
+            self._join(cluster, worker)
+            mine = (cluster,)
             self.worker_clusters.put(worker, mine)
-        return tuple((cluster, self._cluster(cluster).generation) for cluster in mine)
+        return tuple(
+            (cluster, self._cluster(cluster).generation)
+            for cluster in mine
+            if self._takes(cluster, confidence)
+        )
+
+    def _takes(self, cluster: ClusterId, confidence: int) -> bool:
+        return confidence <= self.tiers.get(cluster)
+
+    def expel(
+        self, workers: tuple[WorkerId, ...]
+    ) -> tuple[tuple[ClusterId, Generation, tuple[WorkerId, ...]], ...]:
+        """Take workers out of their clusters. A cluster's keys change once, however many leave.
+        Returns each cluster with its new generation and those who stay, and are due its key."""
+        touched: dict[ClusterId, None] = {}
+        for worker in workers:
+            for cluster in self.worker_clusters.get(worker):
+                state = self._cluster(cluster)
+                left = tuple(each for each in state.workers if each != worker)
+                self.cluster_states.put(cluster, replace(state, workers=left))
+                self.cluster_workers.put(cluster, left)
+                touched[cluster] = None
+            self.worker_clusters.delete(worker)
+        return tuple((each, *self._raise_generation(each)) for each in touched)
+
+    def _raise_generation(self, cluster: ClusterId) -> tuple[Generation, tuple[WorkerId, ...]]:
+        state = self._cluster(cluster)
+        generation = Generation(state.generation + 1)
+        self.cluster_states.put(cluster, replace(state, generation=generation, ready=0))
+        self.partials.delete(cluster)
+        until = BlockNumber(self.block.number + GRACE_BLOCKS)
+        self.graces.put(cluster, Grace(state.generation, until))
+        free = self.open_clusters.get()
+        if cluster not in free and len(state.workers) < state.seats:
+            self.open_clusters.put((*free, cluster))
+        self._say(cluster, SENDER, payloads.GenerationRaised(cluster, generation, GRACE_BLOCKS))
+        self.emit(GenerationRaised(cluster, generation))
+        return generation, state.workers
 
     def _join(self, cluster: ClusterId, worker: WorkerId) -> None:
         state = self._cluster(cluster)
@@ -344,7 +428,7 @@ class PhalaPhatContracts(Pallet):
             raise ContractNotLive
         if command.version != CALL_VERSION:
             raise CommandVersionUnknown
-        if command.generation != self._cluster(info.cluster).generation:
+        if not self._is_current(info.cluster, command.generation):
             raise GenerationPassed
         if command.expires < self.block.number:
             raise CommandExpired
@@ -360,6 +444,30 @@ class PhalaPhatContracts(Pallet):
         count = self._say(info.cluster, AccountSender(sender), queued)
         self.emit(CommandQueued(contract, call_id, sender, count))
 
+    def _is_current(self, cluster: ClusterId, generation: Generation) -> bool:
+        """Whether commands of a generation are taken: the present one's, and for some blocks those
+        of the one before it, whose keys clients still have."""
+        if generation == self._cluster(cluster).generation:
+            return True
+        grace = self.graces.get(cluster)
+        return grace is not None and (
+            grace.generation == generation and self.block.number <= grace.until
+        )
+
+    @call(100 * MICROSECOND)
+    def set_tier(self, origin: Origin, cluster: ClusterId, tier: Annotated[int, U8]) -> None:
+        """Demand a confidence of the cluster's workers, 1 (best) to 5 (any): its owner may."""
+        owner = ensure_signed(origin)
+        known = self.clusters.get(cluster)
+        if known is None:
+            raise ClusterNotFound
+        if known.owner != owner:
+            raise NotOwner
+        if not 1 <= tier <= TIER_ANY:
+            raise TierUnknown
+        self.tiers.put(cluster, tier)
+        self.emit(TierSet(cluster, tier))
+
     # ---- what enclaves say
 
     def give_partial(self, gatekeeper: WorkerId, said: PartialGiven) -> None:
@@ -370,7 +478,7 @@ class PhalaPhatContracts(Pallet):
         state = self._cluster(said.cluster)
         if said.generation != state.generation:
             raise GenerationPassed
-        if said.worker not in state.workers:
+        if said.worker not in state.workers or not self.workers.is_registered(said.worker):
             raise NotOfCluster
         self._say(said.cluster, GatekeeperSender(gatekeeper), said)
         if state.ready:
@@ -388,12 +496,15 @@ class PhalaPhatContracts(Pallet):
         )
 
     def announce_key(self, worker: WorkerId, said: ContractKeyAnnounced) -> None:
-        """Count a replica's word for a contract's keys; when k said the same, it is live."""
+        """Count a replica's word for a contract's keys; when k said the same, it is live.
+
+        A live contract gets keys of each later generation in the same way.
+        """
         if len(said.signing_key) != KEY_BYTES:
             raise KeyMalformed
         words = said.generation.to_bytes(4, "little") + said.command_key + said.signing_key
-        cluster = self._cluster(self._contract(said.contract).cluster)
-        if said.generation != cluster.generation:
+        info = self._contract(said.contract)
+        if said.generation != self._cluster(info.cluster).generation:
             raise GenerationPassed
 
         def settle(signers: int) -> None:
@@ -404,10 +515,17 @@ class PhalaPhatContracts(Pallet):
                 ),
             )
             self.workers.show_contract_key(said.contract, said.signing_key)
-            self._settle(said.contract, LIVE)
-            self.emit(ContractLive(said.contract))
+            if info.state == QUEUED:
+                self._settle(said.contract, LIVE)
+                self.emit(ContractLive(said.contract))
+            else:
+                self.emit(ContractKeysRenewed(said.contract, said.generation))
 
-        self._vote(worker, said.contract, words, settle)
+        known = self.contract_keys.get(said.contract)
+        settled = info.state == FAILED or (
+            known is not None and known.generation >= said.generation
+        )
+        self._vote(worker, said.contract, words, settle, settled=settled)
 
     def announce_failure(self, worker: WorkerId, said: FailureAnnounced) -> None:
         """Count a replica's word that a contract failed; when k say so, it has."""
@@ -416,16 +534,23 @@ class PhalaPhatContracts(Pallet):
             self._settle(said.contract, FAILED)
             self.emit(ContractFailed(said.contract))
 
-        self._vote(worker, said.contract, b"", settle)
+        settled = self._contract(said.contract).state != QUEUED
+        self._vote(worker, said.contract, b"", settle, settled=settled)
 
     def _vote(
-        self, worker: WorkerId, contract: ContractId, said: bytes, settle: Callable[[int], None]
+        self,
+        worker: WorkerId,
+        contract: ContractId,
+        said: bytes,
+        settle: Callable[[int], None],
+        *,
+        settled: bool,
     ) -> None:
         info = self._contract(contract)
         cluster = self._cluster(info.cluster)
         if worker not in cluster.workers:
             raise NotOfCluster
-        if info.state != QUEUED:
+        if settled:
             raise AlreadySettled
         others = tuple(vote for vote in self.votes.get(contract) if vote.worker != worker)
         votes = (*others, Vote(worker, said))
@@ -440,8 +565,16 @@ class PhalaPhatContracts(Pallet):
         info = self._contract(contract)
         self.contract_infos.put(contract, replace(info, state=state))
 
-    calls: ClassVar = {20: deploy, 21: push_command}  # below: the original's
-    events: ClassVar = {0: ContractQueued, 1: ContractLive, 2: ContractFailed, 3: CommandQueued}
+    calls: ClassVar = {20: deploy, 21: push_command, 22: set_tier}  # below: the original's
+    events: ClassVar = {
+        0: ContractQueued,
+        1: ContractLive,
+        2: ContractFailed,
+        3: CommandQueued,
+        4: GenerationRaised,
+        5: ContractKeysRenewed,
+        6: TierSet,
+    }
     errors: ClassVar = dict(
         enumerate(
             (
@@ -462,6 +595,8 @@ class PhalaPhatContracts(Pallet):
                 NotOfCluster,
                 AlreadySettled,
                 KeyMalformed,
+                NotOwner,
+                TierUnknown,
             )
         )
     )

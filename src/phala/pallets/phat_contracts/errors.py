@@ -69,3 +69,11 @@ class AlreadySettled(PalletError):
 
 class KeyMalformed(PalletError):
     """The signing key is not 32 bytes: send an sr25519 public key."""
+
+
+class NotOwner(PalletError):
+    """The cluster is another account's: ask its owner."""
+
+
+class TierUnknown(PalletError):
+    """There is no such tier: name one of 1, the best, to 5, any."""

@@ -6,8 +6,8 @@ from typing import Annotated
 from phala.codec import U128, Bytes, Descriptor, Malformed, Reader, Registry
 from phala.codec.registry import Type
 from phala.frame import Case, cases_type
-from phala.messages.types import WorkerId
-from phala.primitives.types import ACCOUNT_ID, AccountId, Hash
+from phala.messages.types import Generation, WorkerId
+from phala.primitives.types import ACCOUNT_ID, AccountId, BlockNumber, Hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,14 @@ class Vote:
 
     worker: WorkerId
     said: Annotated[bytes, Bytes(bytes_max=128)]
+
+
+@dataclass(frozen=True, slots=True)
+class Grace:
+    """A generation whose commands are taken until a block, though another one is there."""
+
+    generation: Generation
+    until: BlockNumber
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,242 +1,146 @@
 """PhalaRegistry: which workers hold evidence that the chain accepted; gatekeepers and their key.
 
-Source: DESIGN §4; ARCHITECTURE, "What happens at registration".
+Source: DESIGN §4; ARCHITECTURE, "What happens at registration" and "A worker's life".
 """
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Final, Protocol
+from dataclasses import replace
+from typing import Annotated, ClassVar, Final, TypeVar
 
-from phala.codec import (
-    U8,
-    U32,
-    U64,
-    Bytes,
-    Descriptor,
-    Malformed,
-    Reader,
-    Registry,
-    Text,
-    Vector,
-)
-from phala.codec.registry import Type
-from phala.crypto.signatures import BadSignature, sr25519_verify
+from phala.codec import U8, U16, U32, U64, Bytes, Vector
+from phala.crypto.hashes import blake2_256
 from phala.errors import PhalaError
 from phala.frame import (
     MICROSECOND,
     Block,
-    Case,
     Constant,
+    DefaultMap,
     Hasher,
     Origin,
     Pallet,
     Pays,
+    StorageDoubleMap,
     StorageMap,
     StorageOption,
     StorageValue,
     call,
-    cases_type,
+    ensure_root,
     ensure_unsigned,
-    event,
 )
-from phala.messages.bus import SYSTEM_TOPIC, PalletSender, Sender
+from phala.messages.bus import SYSTEM_TOPIC, PalletSender
+from phala.messages.collateral import COLLATERAL_KEY, CollateralKey
 from phala.messages.payloads import system
 from phala.messages.payloads.enclave import GroupKeyAnnounced
 from phala.messages.payloads.system import GROUP_KEY_BYTES, SYSTEM_PAYLOAD, SystemPayload
 from phala.messages.registration import (
-    ENCRYPTION_KEY,
     MEASUREMENT_BYTES_MAX,
-    PURPOSE_REGISTER,
-    REGISTRATION,
-    REGISTRATION_VERSION,
+    PLATFORM_SIMULATED,
     SIGNED_REGISTRATION,
-    Evidence,
     Registration,
     SignedRegistration,
     manifest_hash,
-    report_data,
 )
-from phala.messages.signing import Purpose, signed_bytes
-from phala.messages.state import STATE_VERSION, WORKER_INFO, WorkerInfo
-from phala.messages.types import (
-    DESCRIPTORS,
-    ClusterId,
-    ContractId,
-    Count,
-    Epoch,
-    Generation,
-    SealKey,
-    WorkerId,
-    scale,
+from phala.messages.state import (
+    WORKER_INFO,
+    WORKER_SUSPENDED,
+    WORKER_VERSION,
+    WorkerInfo,
 )
+from phala.messages.types import DESCRIPTORS, ContractId, Epoch, SealKey, WorkerId, scale
+from phala.pallets.registry import judging, life
 from phala.pallets.registry.errors import (
-    EncryptionKeyRefused,
-    EvidenceRefused,
-    EvidenceUsed,
+    ERRORS,
+    BlockMalformed,
     GroupKeyKnown,
     GroupKeyMalformed,
-    HeightOutOfWindow,
-    MeasurementNotAllowed,
+    LastOfList,
+    ListFull,
+    ListUnchanged,
     NotGatekeeper,
-    NotSignedByWorker,
-    OtherChain,
-    OtherFork,
-    PlatformNotAccepted,
-    RefreshedTooOften,
-    ReportDataDiffers,
-    RuntimeNotAllowed,
-    UnknownVersion,
+    PolicyRefused,
+    TermsRefused,
+    TooManyChanges,
+)
+from phala.pallets.registry.judging import REFRESHES_MAX, Judged
+from phala.pallets.registry.needs import (
+    Bus,
+    Chain,
+    Clock,
+    Clusters,
+    Collateral,
+    Judgement,
+    Verifier,
+)
+from phala.pallets.registry.records import (
+    BLOCK_KINDS,
+    GROUP_COLLATERAL,
+    Attested,
+    Blocked,
+    Endpoints,
+    Ends,
+    Gatekeeper,
+    GatekeeperAppointed,
+    GroupKey,
+    GroupKeySet,
+    MeasurementAllowed,
+    MeasurementDisallowed,
+    Place,
+    PlatformBlocked,
+    PlatformUnblocked,
+    PolicyChange,
+    PolicySet,
+    Refreshes,
+    RuntimeAllowed,
+    RuntimeDisallowed,
+    Seats,
+    Signer,
+    SignerAllowed,
+    SignerDisallowed,
+    Sweep,
+    TermsSet,
+    WorkerFresh,
+    WorkerRegistered,
+    WorkerStale,
+    WorkerSuspended,
 )
 from phala.primitives.types import HASH, BlockNumber, Hash, Moment
 
 WINDOW_BLOCKS: Final = 600  # how old the block may be that evidence binds
 LIST_ITEMS_MAX: Final = 64
 POLICY_BYTES_MAX: Final = 16 * 1024  # attest.policy has the same
-ENDPOINTS_MAX: Final = 4
 FIRST_PERIOD: Final = 1
-REFRESHES_MAX: Final = 5  # of one worker in `REFRESH_BLOCKS`: they are free, but restarts need some
-REFRESH_BLOCKS: Final = 100
+REFRESH_BLOCKS: Final = 100  # in which a worker is refreshed `REFRESHES_MAX` times
 PRUNED_MAX: Final = 4  # by one registration; it adds one
+DAY_MS: Final = 24 * 60 * 60 * 1000
+ATTESTATION_AGE_MS_MAX: Final = 7 * DAY_MS  # until governance says otherwise: tee.md §5.1
+AGE_MS_LEAST, AGE_MS_MOST = 60 * 60 * 1000, 90 * DAY_MS
+GRACE_MS_MAX: Final = 90 * DAY_MS
+CHANGES_MAX: Final = 8  # of the policy, whose grace runs
+LIFE_REF_TIME: Final = (life.SWEPT_MAX + life.AGED_MAX) * 150 * MICROSECOND
 
 SENDER: Final = PalletSender(b"PhalaRegistry")
+MEASUREMENT: Final = Bytes(bytes_max=MEASUREMENT_BYTES_MAX)
+FIRST: Final = Ends(0, 0)
+IDLE_REF_TIME: Final = 20 * MICROSECOND
+CONFIDENCE_WORST: Final = 5  # attest.verdict has the same
+
+# What one judgement takes beside the call's own, by platform: Intel's twice, for its collateral
+# is of several evaluations that may each be tried. Measured: benches/registrations.py.
+JUDGING_REF_TIME: Final = {
+    1: 6_000 * MICROSECOND,
+    2: 6_000 * MICROSECOND,
+    3: 5_000 * MICROSECOND,
+    4: 6_000 * MICROSECOND,
+}
+DEVICE_REF_TIME: Final = 20_000 * MICROSECOND  # a report with its chain, and two manifests
+
+__all__ = ["REFRESHES_MAX", "Judgement", "PhalaRegistry", "Seats", "Verifier"]
 
 
-# ---- events, records
-
-
-@event
-class WorkerRegistered:
-    """A worker's evidence was accepted; 1 is the best confidence, 5 no hardware protection."""
-
-    worker: WorkerId
-    confidence: Annotated[int, U8]
-
-
-@event
-class GatekeeperAppointed:
-    """A worker holds a share of the period's group key."""
-
-    worker: WorkerId
-    period: Annotated[int, U32]
-    index: Annotated[int, U32]
-
-
-@event
-class GroupKeySet:
-    """The period's group key is known."""
-
-    period: Annotated[int, U32]
-    public: Annotated[bytes, Bytes(bytes_max=GROUP_KEY_BYTES)]
-
-
-@dataclass(frozen=True, slots=True)
-class Gatekeeper:
-    """A seat: who holds which share of a period's group key."""
-
-    worker: WorkerId
-    period: Annotated[int, U32]
-    index: Annotated[int, U32]  # of its share, from 1
-
-
-@dataclass(frozen=True, slots=True)
-class Seats:
-    """How many gatekeepers a period has, and how many of them make a key."""
-
-    seats: Annotated[int, U32]
-    threshold: Annotated[int, U32]
-
-
-@dataclass(frozen=True, slots=True)
-class GroupKey:
-    period: Annotated[int, U32]
-    public: Annotated[bytes, Bytes(bytes_max=GROUP_KEY_BYTES)]
-
-
-@dataclass(frozen=True, slots=True)
-class Refreshes:
-    """How often a worker was listed anew since a block."""
-
-    since: BlockNumber
-    count: Annotated[int, U32]
-
-
-@dataclass(frozen=True, slots=True)
-class EvidenceQueue:
-    """The ends of the used evidence, in the order in which it came."""
-
-    first: Annotated[int, U64]
-    next: Annotated[int, U64]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoints(Descriptor[tuple[str, ...]]):
-    """`VersionedWorkerEndpoints::V1(Vec<String>)`, as `@phala/sdk` reads it."""
-
-    def write(self, out: bytearray, value: tuple[str, ...], /) -> None:
-        out.append(0)
-        ADDRESSES.write(out, value)
-
-    def read(self, reader: Reader, /) -> tuple[str, ...]:
-        if reader.take(1) != b"\0":
-            raise Malformed("endpoints are of version 1", offset=reader.offset - 1)
-        return ADDRESSES.read(reader)
-
-    def type_info(self, registry: Registry, /) -> Type:
-        path = ("phala_types", "VersionedWorkerEndpoints")
-        return cases_type(path, [Case("V1", 0, (ADDRESSES,))], registry)
-
-
-ADDRESSES: Final = Vector(Text(bytes_max=256), items_max=ENDPOINTS_MAX)
-MEASUREMENTS: Final = Vector(Bytes(bytes_max=MEASUREMENT_BYTES_MAX), items_max=LIST_ITEMS_MAX)
-
-
-# ---- what it needs
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What accepted evidence proves."""
-
-    platform: int
-    measurement: bytes
-    report_data: bytes
-    evidence_id: Hash
-    confidence: int
-
-
-class Verifier(Protocol):
-    """Judges evidence: `attest` does."""
-
-    def verify(self, evidence: Evidence, policy: bytes, now: Moment) -> Judgement:
-        """Raises `PhalaError` for less than acceptance."""
-        ...
-
-
-class Chain(Protocol):
-    """Which chain this is, and its past."""
-
-    def genesis_hash(self) -> Hash: ...
-    def hash_of(self, number: BlockNumber) -> Hash | None: ...
-
-
-class Clock(Protocol):
-    """The time of this block."""
-
-    def time(self) -> Moment: ...
-
-
-class Bus(Protocol):
-    """Who numbers messages."""
-
-    def push(self, topic: bytes, sender: Sender, payload: bytes) -> Count: ...
-
-
-class Clusters(Protocol):
-    """Who gives workers their clusters."""
-
-    def enlist(self, worker: WorkerId) -> tuple[tuple[ClusterId, Generation], ...]:
-        """Give a worker a free seat, if it has none. Returns its clusters, each with the
-        generation of its keys."""
-        ...
+def judging_time(registration: SignedRegistration) -> int:
+    """Picoseconds that the evidence takes beside what every registration does."""
+    body = registration.body
+    own = JUDGING_REF_TIME.get(body.evidence.platform, 0)
+    return own + DEVICE_REF_TIME * len(body.devices)
 
 
 class PhalaRegistry(Pallet):
@@ -256,25 +160,67 @@ class PhalaRegistry(Pallet):
     evidence_order: StorageMap[int, Hash] = StorageMap(
         Hasher.TWOX_64_CONCAT, U64, HASH, doc="Used evidence as it came."
     )
-    evidence_queue = StorageValue(
-        EvidenceQueue, default=EvidenceQueue(0, 0), doc="Ends of `EvidenceOrder`."
-    )
+    evidence_queue = StorageValue(Ends, default=FIRST, doc="Ends of `EvidenceOrder`.")
     refreshes = StorageMap(
         Hasher.TWOX_64_CONCAT, WorkerId, Refreshes, doc="How often workers were listed of late."
     )
     policy = StorageValue(
         Bytes(bytes_max=POLICY_BYTES_MAX), default=b"", doc="How evidence is judged: attest.policy."
     )
+    policy_changes: StorageValue[tuple[PolicyChange, ...]] = StorageValue(
+        Vector(scale(PolicyChange), items_max=CHANGES_MAX),
+        default=(),
+        doc="Until when those that an earlier policy judged must attest again.",
+    )
+    attestation_age_ms_max = StorageValue(
+        U64, default=ATTESTATION_AGE_MS_MAX, doc="How long evidence counts, in milliseconds."
+    )
     accepted_platforms: StorageValue[tuple[int, ...]] = StorageValue(
         Vector(U8, items_max=LIST_ITEMS_MAX), default=(), doc="Numbers of accepted platforms."
     )
     allowed_measurements: StorageValue[tuple[bytes, ...]] = StorageValue(
-        MEASUREMENTS, default=(), doc="Code that workers may be."
+        Vector(MEASUREMENT, items_max=LIST_ITEMS_MAX), default=(), doc="Code that workers may be."
+    )
+    allowed_signers: StorageValue[tuple[Signer, ...]] = StorageValue(
+        Vector(scale(Signer), items_max=LIST_ITEMS_MAX),
+        default=(),
+        doc="Whose code workers may be, where the platform says who signed it.",
     )
     allowed_runtimes: StorageValue[tuple[Hash, ...]] = StorageValue(
         Vector(HASH, items_max=LIST_ITEMS_MAX),
         default=(),
         doc="Runtime modules that workers may have; new contracts run on the last.",
+    )
+    blocked = StorageMap(
+        Hasher.BLAKE2_128_CONCAT,
+        scale(Blocked),
+        BlockNumber,
+        doc="What is known to be broken, and since which block.",
+    )
+    attested_order: StorageMap[int, Attested] = StorageMap(
+        Hasher.TWOX_64_CONCAT, U64, scale(Attested), doc="Workers as they were judged."
+    )
+    attested_ends = StorageValue(Ends, default=FIRST, doc="Ends of `AttestedOrder`.")
+    group_sizes: DefaultMap[Hash, int] = DefaultMap(
+        Hasher.BLAKE2_128_CONCAT, HASH, U32, default=0, doc="How many workers a group has."
+    )
+    group_members: StorageDoubleMap[Hash, int, WorkerId] = StorageDoubleMap(
+        (Hasher.BLAKE2_128_CONCAT, Hasher.TWOX_64_CONCAT),
+        (HASH, U32),
+        scale(WorkerId),
+        doc="Workers of one machine, product, code, signer or collateral.",
+    )
+    places: DefaultMap[WorkerId, tuple[Place, ...]] = DefaultMap(
+        Hasher.BLAKE2_128_CONCAT,
+        WorkerId,
+        Vector(scale(Place), items_max=8),
+        default=(),
+        doc="Where a worker stands in its groups.",
+    )
+    sweeps: StorageValue[tuple[Sweep, ...]] = StorageValue(
+        Vector(scale(Sweep), items_max=life.SWEEPS_MAX),
+        default=(),
+        doc="Groups whose workers are looked at again.",
     )
     gatekeepers: StorageValue[tuple[Gatekeeper, ...]] = StorageValue(
         Vector(scale(Gatekeeper), items_max=LIST_ITEMS_MAX), default=(), doc="Seats taken."
@@ -296,6 +242,7 @@ class PhalaRegistry(Pallet):
         clock: Clock,
         bus: Bus,
         clusters: Clusters,
+        collateral: Collateral,
         verifier: Verifier,
     ) -> None:
         super().__init__(block)
@@ -303,12 +250,22 @@ class PhalaRegistry(Pallet):
         self.clock = clock
         self.bus = bus
         self.clusters = clusters
+        self.collateral = collateral
         self.verifier = verifier
 
     # ---- for other pallets
 
     def is_registered(self, worker: WorkerId) -> bool:
-        return worker in self.enclaves
+        """Whether a worker is listed, and not suspended; a sweep may still be on its way to it."""
+        info = self.enclaves.get(worker)
+        if info is None or info.state == WORKER_SUSPENDED:
+            return False
+        return not self.sweeps.get() or not any(each in self.blocked for each in life.broken(info))
+
+    def confidence(self, worker: WorkerId) -> int:
+        """Its tier, 1 to 5; the worst for who is not registered."""
+        info = self.enclaves.get(worker)
+        return CONFIDENCE_WORST if info is None else info.confidence
 
     def encryption_key(self, worker: WorkerId) -> tuple[SealKey, Epoch]:
         info = self.enclaves.get(worker)
@@ -327,92 +284,33 @@ class PhalaRegistry(Pallet):
         """The runtime module that new contracts run on."""
         return self.allowed_runtimes.get()[-1]
 
+    def review(self, of: CollateralKey) -> None:
+        """A product's collateral stands otherwise than before: look at its workers again."""
+        life.sweep(self, life.group(GROUP_COLLATERAL, COLLATERAL_KEY.encode(of)))
+
+    def expel(self, workers: tuple[WorkerId, ...]) -> None:
+        """Take workers out of all clusters, whose keys change; those who stay get new ones."""
+        if not workers:
+            return
+        for worker in workers:
+            self._say(system.WorkerRemoved(worker))
+        for cluster, generation, staying in self.clusters.expel(workers):
+            for worker in staying:
+                if self.is_registered(worker):
+                    key, epoch = self.encryption_key(worker)
+                    self._say(system.KeyDue(cluster, generation, worker, key, epoch))
+
     # ---- registration
 
-    def check(self, signed: SignedRegistration) -> Judgement:
-        """Whether the chain may list this worker.
+    def check(self, signed: SignedRegistration) -> Judged:
+        """Whether the chain may list this worker: see `judging.check`."""
+        return judging.check(self, signed, WINDOW_BLOCKS, REFRESH_BLOCKS)
 
-        1 version; 2 genesis hash; 3 the bound height is at most `WINDOW_BLOCKS` old; 4 the bound
-        block is of this chain; 5 the worker signed the registration; 6 and its encryption key, of
-        a later epoch than the present one, or the present one itself; 7 a listed worker was not
-        refreshed too often; 8 the chain accepts the platform; 9 evidence, under the chain's policy
-        at the block's time; 10 it was made for this manifest and block; 11 measurement and
-        12 runtime id are allowed; 13 the evidence was not used before.
-        """
-        body = signed.body
-        manifest, key = body.manifest, body.encryption_key
-        versions = (body.version, manifest.version, key.version)
-        if any(version != REGISTRATION_VERSION for version in versions):  # 1
-            raise UnknownVersion
-        genesis = self.chain.genesis_hash()
-        if manifest.genesis != genesis:  # 2
-            raise OtherChain
-        age = self.block.number - body.height
-        if not 0 < age <= WINDOW_BLOCKS:  # 3
-            raise HeightOutOfWindow
-        if self.chain.hash_of(body.height) != body.block_hash:  # 4
-            raise OtherFork
-        self._check_signatures(signed, genesis)  # 5, 6
-        self._refreshes(manifest.worker)  # 7
-        if body.evidence.platform not in self.accepted_platforms.get():  # 8
-            raise PlatformNotAccepted
-        try:
-            judged = self.verifier.verify(body.evidence, self.policy.get(), self.clock.time())  # 9
-        except PhalaError as error:
-            raise EvidenceRefused from error
-        expected = report_data(PURPOSE_REGISTER, manifest, body.block_hash, body.height)
-        if judged.report_data != expected:  # 10
-            raise ReportDataDiffers
-        if judged.measurement not in self.allowed_measurements.get():  # 11
-            raise MeasurementNotAllowed
-        if manifest.runtime_id not in self.allowed_runtimes.get():  # 12
-            raise RuntimeNotAllowed
-        if judged.evidence_id in self.used_evidence:  # 13
-            raise EvidenceUsed
-        return judged
-
-    def _check_signatures(self, signed: SignedRegistration, genesis: Hash) -> None:
-        body = signed.body
-        worker, key = body.manifest.worker, body.encryption_key
-        whole = signed_bytes(Purpose.REGISTRATION, genesis, REGISTRATION.encode(body))
-        try:
-            sr25519_verify(worker, whole, signed.signature)  # 5
-        except BadSignature:
-            raise NotSignedByWorker from None
-        known = self.enclaves.get(worker)
-        if key.worker != worker:  # 6
-            raise EncryptionKeyRefused
-        if known is not None:
-            same = (key.epoch, key.public) == (known.epoch, known.encryption_key)
-            if key.epoch <= known.epoch and not same:  # 6
-                raise EncryptionKeyRefused
-        part = signed_bytes(Purpose.ENCRYPTION_KEY, genesis, ENCRYPTION_KEY.encode(key))
-        try:
-            sr25519_verify(worker, part, body.key_signature)  # 6
-        except BadSignature:
-            raise EncryptionKeyRefused from None
-
-    def _refreshes(self, worker: WorkerId) -> Refreshes | None:
-        """What is noted once a worker is refreshed; None for one that is new.
-
-        A worker that lost its files needs to register at once, and again where that is lost too;
-        so some are allowed in a row, whatever their key's epoch: anyone who runs one raises that.
-        """
-        if worker not in self.enclaves:
-            return None
-        now = self.block.number
-        noted = self.refreshes.get(worker)
-        if noted is None or now >= noted.since + REFRESH_BLOCKS:
-            return Refreshes(now, 1)
-        if noted.count >= REFRESHES_MAX:
-            raise RefreshedTooOften
-        return Refreshes(noted.since, noted.count + 1)
-
-    def _use_evidence(self, evidence: Hash) -> None:
+    def _use_evidence(self, used: tuple[Hash, ...]) -> None:
         """Remember it; forget what binds blocks that check 3 refuses from now on."""
         now, queue = self.block.number, self.evidence_queue.get()
         first = queue.first
-        for _ in range(PRUNED_MAX):
+        for _ in range(PRUNED_MAX + len(used)):
             oldest = self.evidence_order.get(first)
             used_at = None if oldest is None else self.used_evidence.get(oldest)
             # It binds a block before the one in which it was used.
@@ -421,11 +319,12 @@ class PhalaRegistry(Pallet):
             self.used_evidence.delete(oldest)
             self.evidence_order.delete(first)
             first += 1
-        self.used_evidence.put(evidence, now)
-        self.evidence_order.put(queue.next, evidence)
-        self.evidence_queue.put(EvidenceQueue(first, queue.next + 1))
+        for index, evidence in enumerate(used):
+            self.used_evidence.put(evidence, now)
+            self.evidence_order.put(queue.next + index, evidence)
+        self.evidence_queue.put(Ends(first, queue.next + len(used)))
 
-    @call(5_000 * MICROSECOND, pays_fee=Pays.NO)
+    @call(5_000 * MICROSECOND, pays_fee=Pays.NO, weigh=judging_time)
     def register_enclave(
         self, origin: Origin, registration: Annotated[SignedRegistration, SIGNED_REGISTRATION]
     ) -> None:
@@ -433,35 +332,45 @@ class PhalaRegistry(Pallet):
         ensure_unsigned(origin)
         judged = self.check(registration)
         body = registration.body
-        refreshes = self._refreshes(body.manifest.worker)
+        worker = body.manifest.worker
+        refreshes = judging.refreshes(self, worker, REFRESH_BLOCKS)
         if refreshes is not None:
-            self.refreshes.put(body.manifest.worker, refreshes)
-        self._use_evidence(judged.evidence_id)
+            self.refreshes.put(worker, refreshes)
+        self._use_evidence(judged.used)
         self._list(body, judged)
-        self._appoint(body.manifest.worker)
-        self._ask_for_keys(body.manifest.worker)
+        self._appoint(worker)
+        self._ask_for_keys(worker, judged.proves.confidence)
 
-    def _list(self, body: Registration, judged: Judgement) -> None:
-        manifest, key = body.manifest, body.encryption_key
-        worker = manifest.worker
-        self.enclaves.put(
-            worker,
-            WorkerInfo(
-                version=STATE_VERSION,
-                operator=manifest.operator,
-                platform=judged.platform,
-                measurement=judged.measurement,
-                runtime_id=manifest.runtime_id,
-                manifest_hash=manifest_hash(manifest),
-                evidence_id=judged.evidence_id,
-                attested_height=body.height,
-                attested_hash=body.block_hash,
-                confidence=judged.confidence,
-                registered_at=self.block.number,
-                encryption_key=key.public,
-                epoch=key.epoch,
-            ),
+    def _list(self, body: Registration, judged: Judged) -> None:
+        manifest, key, proves, of = body.manifest, body.encryption_key, judged.proves, judged.of
+        worker, now = manifest.worker, self.clock.time()
+        info = WorkerInfo(
+            version=WORKER_VERSION,
+            operator=manifest.operator,
+            platform=proves.platform,
+            measurement=proves.measurement,
+            runtime_id=manifest.runtime_id,
+            manifest_hash=manifest_hash(manifest),
+            evidence_id=proves.evidence_id,
+            attested_height=body.height,
+            attested_hash=body.block_hash,
+            confidence=proves.confidence,
+            registered_at=self.block.number,
+            encryption_key=key.public,
+            epoch=key.epoch,
+            attested_at=now,
+            issuer=0 if of is None else of.issuer,
+            collateral=b"" if of is None else of.product,
+            number=judged.number,
+            product=proves.product,
+            platform_id=proves.platform_id,
+            signer=proves.signer,
+            devices=len(body.devices),
         )
+        state, reason = life.standing(self, info)
+        self.enclaves.put(worker, replace(info, state=state, reason=reason))
+        life.attested(self, worker, now)
+        life.regroup(self, worker, info)
         if manifest.endpoints:
             self.endpoints.put(worker, manifest.endpoints)
         else:
@@ -471,12 +380,14 @@ class PhalaRegistry(Pallet):
                 worker,
                 manifest.operator,
                 manifest.runtime_id,
-                judged.confidence,
+                proves.confidence,
                 key.public,
                 key.epoch,
             )
         )
-        self.emit(WorkerRegistered(worker, judged.confidence))
+        self.emit(WorkerRegistered(worker, proves.confidence))
+        if reason:
+            self.emit(WorkerStale(worker, reason))
 
     def _appoint(self, worker: WorkerId) -> None:
         """Give a worker a free gatekeeper's seat, if it has none."""
@@ -488,13 +399,149 @@ class PhalaRegistry(Pallet):
         self._say(system.GatekeeperAppointed(worker, seat.period, seats.threshold, seat.index))
         self.emit(GatekeeperAppointed(worker, seat.period, seat.index))
 
-    def _ask_for_keys(self, worker: WorkerId) -> None:
+    def _ask_for_keys(self, worker: WorkerId, confidence: int) -> None:
         key, epoch = self.encryption_key(worker)
-        for cluster, generation in self.clusters.enlist(worker):
+        for cluster, generation in self.clusters.enlist(worker, confidence):
             self._say(system.KeyDue(cluster, generation, worker, key, epoch))
 
     def _say(self, payload: SystemPayload) -> None:
         self.bus.push(SYSTEM_TOPIC, SENDER, SYSTEM_PAYLOAD.encode(payload))
+
+    # ---- time
+
+    def on_initialize(self) -> int:
+        """Room for what `on_finalize` does."""
+        return LIFE_REF_TIME if life.is_pending(self) else IDLE_REF_TIME
+
+    def on_finalize(self) -> None:
+        """Some of the workers whose evidence grew old, or whose platforms stand otherwise."""
+        if life.is_pending(self):
+            life.go_on(self)
+
+    # ---- what governance says
+
+    @call(1_000 * MICROSECOND)
+    def set_policy(
+        self,
+        origin: Origin,
+        policy: Annotated[bytes, Bytes(bytes_max=POLICY_BYTES_MAX)],
+        grace_ms: Annotated[int, U64],
+    ) -> None:
+        """Judge evidence by another policy; who was judged before attests again in that time.
+
+        Simulated evidence is a chain's from its genesis on, or never.
+        """
+        ensure_root(origin)
+        try:
+            platforms = self.verifier.platforms(policy)
+        except PhalaError as error:
+            raise PolicyRefused from error
+        simulated = PLATFORM_SIMULATED in self.accepted_platforms.get()
+        if simulated != (PLATFORM_SIMULATED in platforms):
+            raise PolicyRefused
+        if grace_ms > GRACE_MS_MAX:
+            raise TermsRefused
+        now = self.clock.time()
+        changes = self.policy_changes.get()
+        if len(changes) >= CHANGES_MAX:
+            if changes[0].effective_at > now:
+                raise TooManyChanges
+            changes = changes[1:]
+        effective_at = Moment(now + grace_ms)
+        self.policy.put(policy)
+        self.accepted_platforms.put(platforms)
+        self.policy_changes.put((*changes, PolicyChange(now, effective_at)))
+        self.emit(PolicySet(Hash(blake2_256(policy)), effective_at))
+
+    @call(100 * MICROSECOND)
+    def set_terms(self, origin: Origin, attestation_age_ms_max: Annotated[int, U64]) -> None:
+        """Say how long evidence counts."""
+        ensure_root(origin)
+        if not AGE_MS_LEAST <= attestation_age_ms_max <= AGE_MS_MOST:
+            raise TermsRefused
+        self.attestation_age_ms_max.put(attestation_age_ms_max)
+        self.emit(TermsSet(attestation_age_ms_max))
+
+    @call(100 * MICROSECOND)
+    def allow_measurement(self, origin: Origin, measurement: Annotated[bytes, MEASUREMENT]) -> None:
+        """Let workers be this code."""
+        ensure_root(origin)
+        self.allowed_measurements.put(_added(self.allowed_measurements.get(), measurement))
+        self.emit(MeasurementAllowed(measurement))
+
+    @call(100 * MICROSECOND)
+    def disallow_measurement(
+        self, origin: Origin, measurement: Annotated[bytes, MEASUREMENT]
+    ) -> None:
+        """Let no worker register as this code; those that are go on until they attest again."""
+        ensure_root(origin)
+        self.allowed_measurements.put(_removed(self.allowed_measurements.get(), measurement))
+        self.emit(MeasurementDisallowed(measurement))
+
+    @call(100 * MICROSECOND)
+    def allow_signer(self, origin: Origin, signer: Annotated[Signer, scale(Signer)]) -> None:
+        """Let workers be what somebody signs, from a security version on; which may be changed."""
+        ensure_root(origin)
+        known = self.allowed_signers.get()
+        kept = tuple(
+            each for each in known if (each.signer, each.product) != (signer.signer, signer.product)
+        )
+        self.allowed_signers.put(_added(kept, signer))
+        self.emit(SignerAllowed(signer.signer, signer.product, signer.svn_min))
+
+    @call(100 * MICROSECOND)
+    def disallow_signer(
+        self,
+        origin: Origin,
+        signer: Annotated[bytes, MEASUREMENT],
+        product: Annotated[int, U16],
+    ) -> None:
+        """Let no worker register as what somebody signs."""
+        ensure_root(origin)
+        known = self.allowed_signers.get()
+        kept = tuple(each for each in known if (each.signer, each.product) != (signer, product))
+        if kept == known:
+            raise ListUnchanged
+        self.allowed_signers.put(kept)
+        self.emit(SignerDisallowed(signer, product))
+
+    @call(100 * MICROSECOND)
+    def allow_runtime(self, origin: Origin, runtime: Hash) -> None:
+        """Let workers have this runtime module, and new contracts run on it."""
+        ensure_root(origin)
+        self.allowed_runtimes.put(_added(self.allowed_runtimes.get(), runtime))
+        self.emit(RuntimeAllowed(runtime))
+
+    @call(100 * MICROSECOND)
+    def disallow_runtime(self, origin: Origin, runtime: Hash) -> None:
+        """Let no worker register with this runtime module."""
+        ensure_root(origin)
+        left = _removed(self.allowed_runtimes.get(), runtime)
+        if not left:
+            raise LastOfList
+        self.allowed_runtimes.put(left)
+        self.emit(RuntimeDisallowed(runtime))
+
+    @call(500_000 * MICROSECOND)
+    def block_platform(self, origin: Origin, what: Annotated[Blocked, scale(Blocked)]) -> None:
+        """Something is known to be broken: who depends on it is out of all clusters at once."""
+        ensure_root(origin)
+        if what.kind not in BLOCK_KINDS or not what.value:
+            raise BlockMalformed
+        if what in self.blocked:
+            raise ListUnchanged
+        self.blocked.put(what, BlockNumber(self.block.number))
+        self.emit(PlatformBlocked(what.kind, what.value))
+        life.sweep_at_once(self, life.group(what.kind, what.value))
+
+    @call(100 * MICROSECOND)
+    def unblock_platform(self, origin: Origin, what: Annotated[Blocked, scale(Blocked)]) -> None:
+        """It was not broken, or is mended: who depends on it may register again."""
+        ensure_root(origin)
+        if what not in self.blocked:
+            raise ListUnchanged
+        self.blocked.delete(what)
+        self.emit(PlatformUnblocked(what.kind, what.value))
 
     # ---- what enclaves say
 
@@ -514,32 +561,61 @@ class PhalaRegistry(Pallet):
     def show_contract_key(self, contract: ContractId, signing_key: bytes) -> None:
         self.contract_keys.put(contract, SealKey(signing_key))
 
-    calls: ClassVar = {20: register_enclave}  # below: the original's
-    events: ClassVar = {0: WorkerRegistered, 1: GatekeeperAppointed, 2: GroupKeySet}
-    errors: ClassVar = dict(
+    calls: ClassVar = {  # below 20: the original's
+        20: register_enclave,
+        21: set_policy,
+        22: set_terms,
+        23: allow_measurement,
+        24: disallow_measurement,
+        25: allow_signer,
+        26: disallow_signer,
+        27: allow_runtime,
+        28: disallow_runtime,
+        29: block_platform,
+        30: unblock_platform,
+    }
+    events: ClassVar = dict(
         enumerate(
             (
-                UnknownVersion,
-                OtherChain,
-                HeightOutOfWindow,
-                OtherFork,
-                NotSignedByWorker,
-                EncryptionKeyRefused,
-                PlatformNotAccepted,
-                EvidenceRefused,
-                ReportDataDiffers,
-                MeasurementNotAllowed,
-                RuntimeNotAllowed,
-                EvidenceUsed,
-                NotGatekeeper,
-                GroupKeyKnown,
-                GroupKeyMalformed,
-                RefreshedTooOften,
+                WorkerRegistered,
+                GatekeeperAppointed,
+                GroupKeySet,
+                WorkerStale,
+                WorkerFresh,
+                WorkerSuspended,
+                PolicySet,
+                TermsSet,
+                MeasurementAllowed,
+                MeasurementDisallowed,
+                SignerAllowed,
+                SignerDisallowed,
+                RuntimeAllowed,
+                RuntimeDisallowed,
+                PlatformBlocked,
+                PlatformUnblocked,
             )
         )
     )
+    errors: ClassVar = dict(enumerate(ERRORS))
     constants: ClassVar = (
         Constant(
             "WindowBlocks", U32, WINDOW_BLOCKS, "How old the block may be that evidence binds."
         ),
     )
+
+
+Entry = TypeVar("Entry")
+
+
+def _added(known: tuple[Entry, ...], entry: Entry) -> tuple[Entry, ...]:
+    if entry in known:
+        raise ListUnchanged
+    if len(known) >= LIST_ITEMS_MAX:
+        raise ListFull
+    return (*known, entry)
+
+
+def _removed(known: tuple[Entry, ...], entry: Entry) -> tuple[Entry, ...]:
+    if entry not in known:
+        raise ListUnchanged
+    return tuple(each for each in known if each != entry)

@@ -1,5 +1,7 @@
 """Why a registration, or a gatekeeper's message, is refused."""
 
+from typing import Final
+
 from phala.frame import PalletError
 
 
@@ -65,3 +67,74 @@ class GroupKeyKnown(PalletError):
 
 class GroupKeyMalformed(PalletError):
     """The group key is not 48 bytes: send a compressed point of G1."""
+
+
+class CollateralMissing(PalletError):
+    """The chain has no collateral of the platform that counts now: submit the vendor's."""
+
+
+class PlatformIsBlocked(PalletError):
+    """The machine, its product, the code or its signer is known to be broken: use another."""
+
+
+class DevicesRefused(PalletError):
+    """A device's evidence proves nothing for this worker and block: see what the verifier says."""
+
+
+class PolicyRefused(PalletError):
+    """This is no policy for this chain: give the text that `Policy.encode` writes."""
+
+
+class TooManyChanges(PalletError):
+    """Too many changes of the policy wait for their grace to end: let one of them end."""
+
+
+class TermsRefused(PalletError):
+    """A time is out of its bounds: an hour to 90 days for evidence, up to 90 days of grace."""
+
+
+class ListUnchanged(PalletError):
+    """The list has that entry already, or has it not: look at it first."""
+
+
+class ListFull(PalletError):
+    """The list is full: disallow something first."""
+
+
+class LastOfList(PalletError):
+    """New contracts need a runtime module: allow another one first."""
+
+
+class BlockMalformed(PalletError):
+    """No entry of the block-list: name a machine, product, code or signer."""
+
+
+# Numbers are wire format: add at the end.
+ERRORS: Final = (
+    UnknownVersion,
+    OtherChain,
+    HeightOutOfWindow,
+    OtherFork,
+    NotSignedByWorker,
+    EncryptionKeyRefused,
+    PlatformNotAccepted,
+    EvidenceRefused,
+    ReportDataDiffers,
+    MeasurementNotAllowed,
+    RuntimeNotAllowed,
+    EvidenceUsed,
+    NotGatekeeper,
+    GroupKeyKnown,
+    GroupKeyMalformed,
+    RefreshedTooOften,
+    CollateralMissing,
+    PlatformIsBlocked,
+    DevicesRefused,
+    PolicyRefused,
+    TooManyChanges,
+    TermsRefused,
+    ListUnchanged,
+    ListFull,
+    LastOfList,
+    BlockMalformed,
+)

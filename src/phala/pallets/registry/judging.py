@@ -1,0 +1,210 @@
+"""Whether the chain may list a worker."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from phala.crypto.signatures import BadSignature, sr25519_verify
+from phala.errors import PhalaError
+from phala.messages.collateral import CollateralKey
+from phala.messages.registration import (
+    ENCRYPTION_KEY,
+    PURPOSE_REGISTER,
+    REGISTRATION,
+    REGISTRATION_VERSION,
+    Registration,
+    SignedRegistration,
+    device_nonce,
+    devices_digest,
+    report_data,
+)
+from phala.messages.signing import Purpose, signed_bytes
+from phala.messages.types import WorkerId
+from phala.pallets.registry.errors import (
+    CollateralMissing,
+    DevicesRefused,
+    EncryptionKeyRefused,
+    EvidenceRefused,
+    EvidenceUsed,
+    HeightOutOfWindow,
+    MeasurementNotAllowed,
+    NotSignedByWorker,
+    OtherChain,
+    OtherFork,
+    PlatformIsBlocked,
+    PlatformNotAccepted,
+    RefreshedTooOften,
+    ReportDataDiffers,
+    RuntimeNotAllowed,
+    UnknownVersion,
+)
+from phala.pallets.registry.needs import Judgement
+from phala.pallets.registry.records import (
+    BLOCK_MACHINE,
+    BLOCK_MEASUREMENT,
+    BLOCK_PRODUCT,
+    BLOCK_SIGNER,
+    Blocked,
+    Refreshes,
+)
+from phala.primitives.types import Hash
+
+if TYPE_CHECKING:
+    from phala.pallets.registry import PhalaRegistry
+
+REFRESHES_MAX: Final = 5  # of one worker in some blocks: they are free, but restarts need some
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a good registration proves, and what it was judged by."""
+
+    proves: Judgement
+    of: CollateralKey | None  # None: the platform has no collateral
+    number: int  # of the evaluation
+    used: tuple[Hash, ...]  # replay identities: the evidence's, then its devices'
+
+
+def check(
+    registry: "PhalaRegistry", signed: SignedRegistration, window_blocks: int, refresh_blocks: int
+) -> Judged:
+    """Whether the chain may list this worker.
+
+    1 version; 2 genesis hash; 3 the bound height is at most `window_blocks` old; 4 the bound
+    block is of this chain; 5 the worker signed the registration; 6 and its encryption key, of
+    a later epoch than the present one, or the present one itself; 7 a listed worker was not
+    refreshed too often; 8 the chain accepts the platform; 9 evidence, under the chain's policy
+    and collateral at the block's time; 10 it was made for this manifest, block and devices;
+    11 measurement, or who signed it, and 12 runtime id are allowed; 13 nothing of it is known to
+    be broken; 14 devices' evidence was made for this worker and block, and is good; 15 none of the
+    evidence was used before.
+    """
+    body = signed.body
+    manifest, key = body.manifest, body.encryption_key
+    versions = (body.version, manifest.version, key.version)
+    if any(version != REGISTRATION_VERSION for version in versions):  # 1
+        raise UnknownVersion
+    genesis = registry.chain.genesis_hash()
+    if manifest.genesis != genesis:  # 2
+        raise OtherChain
+    age = registry.block.number - body.height
+    if not 0 < age <= window_blocks:  # 3
+        raise HeightOutOfWindow
+    if registry.chain.hash_of(body.height) != body.block_hash:  # 4
+        raise OtherFork
+    _check_signatures(registry, signed, genesis)  # 5, 6
+    refreshes(registry, manifest.worker, refresh_blocks)  # 7
+    if body.evidence.platform not in registry.accepted_platforms.get():  # 8
+        raise PlatformNotAccepted
+    proves, of, number = _judge(registry, body)  # 9
+    gpu = devices_digest(body.devices)
+    expected = report_data(PURPOSE_REGISTER, manifest, body.block_hash, body.height, gpu)
+    if proves.report_data != expected:  # 10
+        raise ReportDataDiffers
+    if not is_allowed(registry, proves):  # 11
+        raise MeasurementNotAllowed
+    if manifest.runtime_id not in registry.allowed_runtimes.get():  # 12
+        raise RuntimeNotAllowed
+    if any(each in registry.blocked for each in _broken(proves)):  # 13
+        raise PlatformIsBlocked
+    used = (proves.evidence_id, *_judge_devices(registry, body))  # 14
+    if len(set(used)) < len(used) or any(each in registry.used_evidence for each in used):  # 15
+        raise EvidenceUsed
+    return Judged(proves, of, number, used)
+
+
+def _check_signatures(registry: "PhalaRegistry", signed: SignedRegistration, genesis: Hash) -> None:
+    body = signed.body
+    worker, key = body.manifest.worker, body.encryption_key
+    whole = signed_bytes(Purpose.REGISTRATION, genesis, REGISTRATION.encode(body))
+    try:
+        sr25519_verify(worker, whole, signed.signature)  # 5
+    except BadSignature:
+        raise NotSignedByWorker from None
+    known = registry.enclaves.get(worker)
+    if key.worker != worker:  # 6
+        raise EncryptionKeyRefused
+    if known is not None:
+        same = (key.epoch, key.public) == (known.epoch, known.encryption_key)
+        if key.epoch <= known.epoch and not same:  # 6
+            raise EncryptionKeyRefused
+    part = signed_bytes(Purpose.ENCRYPTION_KEY, genesis, ENCRYPTION_KEY.encode(key))
+    try:
+        sr25519_verify(worker, part, body.key_signature)  # 6
+    except BadSignature:
+        raise EncryptionKeyRefused from None
+
+
+def refreshes(registry: "PhalaRegistry", worker: WorkerId, refresh_blocks: int) -> Refreshes | None:
+    """What is noted once a worker is refreshed; None for one that is new.
+
+    A worker that lost its files needs to register at once, and again where that is lost too;
+    so some are allowed in a row, whatever their key's epoch: anyone who runs one raises that.
+    """
+    if worker not in registry.enclaves:
+        return None
+    now = registry.block.number
+    noted = registry.refreshes.get(worker)
+    if noted is None or now >= noted.since + refresh_blocks:
+        return Refreshes(now, 1)
+    if noted.count >= REFRESHES_MAX:
+        raise RefreshedTooOften
+    return Refreshes(noted.since, noted.count + 1)
+
+
+def _judge(
+    registry: "PhalaRegistry", body: Registration
+) -> tuple[Judgement, CollateralKey | None, int]:
+    """9. By each evaluation that the chain keeps and still takes, from the latest down."""
+    evidence, policy, now = body.evidence, registry.policy.get(), registry.clock.time()
+    try:
+        of = registry.verifier.need(evidence)
+        if of is None:
+            return registry.verifier.verify(evidence, policy, {}, now), None, 0
+    except PhalaError as error:
+        raise EvidenceRefused from error
+    kept = registry.collateral.kept(of)
+    if not kept:
+        raise CollateralMissing
+    refusals: list[PhalaError] = []
+    for number, items in kept:
+        try:
+            return registry.verifier.verify(evidence, policy, items, now), of, number
+        except PhalaError as error:
+            refusals.append(error)
+    raise EvidenceRefused from refusals[0]
+
+
+def is_allowed(registry: "PhalaRegistry", proves: Judgement) -> bool:
+    """11. By its measurement, or by who signed it, as what, and at which security version."""
+    if proves.measurement in registry.allowed_measurements.get():
+        return True
+    return bool(proves.signer) and any(
+        (proves.signer, proves.signer_product) == (each.signer, each.product)
+        and proves.signer_svn >= each.svn_min
+        for each in registry.allowed_signers.get()
+    )
+
+
+def _broken(proves: Judgement) -> tuple[Blocked, ...]:
+    return (
+        Blocked(BLOCK_MACHINE, proves.platform_id),
+        Blocked(BLOCK_PRODUCT, proves.product),
+        Blocked(BLOCK_MEASUREMENT, proves.measurement),
+        Blocked(BLOCK_SIGNER, proves.signer),
+    )
+
+
+def _judge_devices(registry: "PhalaRegistry", body: Registration) -> tuple[Hash, ...]:
+    """14."""
+    if not body.devices:
+        return ()
+    nonce = device_nonce(body.manifest.worker, body.block_hash)
+    policy, now = registry.policy.get(), registry.clock.time()
+    used = []
+    for device in body.devices:
+        try:
+            manifests = registry.collateral.manifests_of(device.manifests)
+            used.append(registry.verifier.verify_device(device, manifests, policy, nonce, now))
+        except PhalaError as error:
+            raise DevicesRefused from error
+    return tuple(used)
