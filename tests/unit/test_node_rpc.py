@@ -16,6 +16,7 @@ from tests.clients import chain
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from phala.node.rpc.connection import SUBSCRIPTIONS_MAX
 from phala.node.rpc.errors import (
     BAD_FORMAT,
     INTERNAL,
@@ -26,7 +27,7 @@ from phala.node.rpc.errors import (
     TOO_BIG,
     TOO_MANY_SUBSCRIPTIONS,
 )
-from phala.node.rpc.server import BATCH_ITEMS_MAX, REQUEST_BYTES_MAX, SUBSCRIPTIONS_MAX
+from phala.node.rpc.server import BATCH_ITEMS_MAX, REQUEST_BYTES_MAX
 from phala.sdk.keyring import dev_pair
 
 WAIT_S = 20

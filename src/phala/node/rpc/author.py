@@ -5,9 +5,10 @@ from typing import Any
 from phala.crypto.hashes import blake2_256
 from phala.errors import PhalaError
 from phala.node.core.pool import Change, Status
+from phala.node.rpc.connection import ANSWER_BYTES_MAX, Subscription
 from phala.node.rpc.errors import BAD_FORMAT, INVALID_PARAMS, TOO_BIG, RpcError, of_submission
 from phala.node.rpc.params import Params, hex_bytes, text, to_hex
-from phala.node.rpc.server import ANSWER_BYTES_MAX, Methods, Subscription
+from phala.node.rpc.server import Methods
 from phala.node.service import Happening, Included, Node
 from phala.primitives.address import decode_ss58
 from phala.primitives.types import Hash

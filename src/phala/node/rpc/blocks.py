@@ -3,9 +3,10 @@
 from typing import Any, Final
 
 from phala.codec.compact import encode_compact
+from phala.node.rpc.connection import Subscription
 from phala.node.rpc.errors import INVALID_PARAMS, RpcError
 from phala.node.rpc.params import Params, block_hash, hex_bytes, number, to_hex
-from phala.node.rpc.server import Methods, Subscription
+from phala.node.rpc.server import Methods
 from phala.node.service import Finalized, Happening, NewHead, Node
 from phala.primitives.header import DIGEST_ITEM, ENGINE_GRANDPA, Header
 from phala.primitives.types import BlockNumber

@@ -3,10 +3,13 @@
 Source: json-rpc-interface-spec, and `sc-rpc-spec-v2` for limits and numbers.
 """
 
-from collections.abc import Callable
-from typing import Any, Final
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
 
 from phala.errors import PhalaError, Refused
+from phala.node.rpc.connection import Connection, Subscription
 from phala.node.rpc.errors import (
     BLOCK_NOT_PINNED,
     DUPLICATE_HASHES,
@@ -17,12 +20,13 @@ from phala.node.rpc.errors import (
 )
 from phala.node.rpc.items import ITEMS_MAX, Pages, no_child_trie, storage_items
 from phala.node.rpc.params import Params, bad, block_hash, hex_bytes, text, to_hex
-from phala.node.rpc.server import Connection, Methods, Subscription
+from phala.node.rpc.server import Methods
 from phala.node.service import Finalized, Happening, NewHead, Node
 from phala.primitives.header import HEADER
 from phala.primitives.types import BlockNumber, Hash
 from phala.trie import State
 
+LOG: Final = logging.getLogger("phala.node.rpc")
 FOLLOW_EVENT: Final = "chainHead_v1_followEvent"
 FOLLOWS_MAX: Final = 2  # of one connection; the specification's
 OPERATIONS_MAX: Final = 16  # of one connection at once; Substrate's
@@ -32,6 +36,8 @@ LAG_BLOCKS_MAX: Final = 128  # from what is final to the head; Substrate's
 LAG_MESSAGES_MAX: Final = 1_024  # that wait for a slow reader
 
 LIMIT_REACHED: Final = {"result": "limitReached"}
+
+Work: TypeAlias = Callable[[str], Awaitable[None]]  # of the operation with this id
 
 
 class Follow:
@@ -44,6 +50,7 @@ class Follow:
         self.pinned: dict[Hash, BlockNumber] = {}  # in the order of the chain
         self.operations: set[str] = set()  # not done
         self.waiting: dict[str, Callable[[], None]] = {}  # for a `continue`
+        self._tasks: set[asyncio.Future[None]] = set()
         self._count = 0
         self._final = node.chain.finalized
 
@@ -125,7 +132,7 @@ class Follow:
         for block in blocks:
             del self.pinned[block]
 
-    def start(self, work: Callable[[str], None]) -> dict[str, Any]:
+    def start(self, work: Work) -> dict[str, Any]:
         """Do the work once the client knows the operation's id."""
         self._count += 1
         name = str(self._count)
@@ -133,21 +140,39 @@ class Follow:
         self.subscription.to.later(lambda: self._run(name, work))
         return {"result": "started", "operationId": name}
 
-    def _run(self, name: str, work: Callable[[str], None]) -> None:
-        if name not in self.operations or self.subscription.ended:
+    def _run(self, name: str, work: Work) -> None:
+        task = asyncio.ensure_future(self._work(name, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _work(self, name: str, work: Work) -> None:
+        if not self.goes_on(name):
             return
         try:
-            work(name)
+            await work(name)
         except Refused:  # the state is gone
-            self.tell("operationInaccessible", operationId=name)
+            self.tell_of(name, "operationInaccessible")
         except PhalaError as error:
-            self.tell("operationError", operationId=name, error=str(error))
+            self.tell_of(name, "operationError", error=str(error))
+        except Exception:  # a fault of ours; the node goes on
+            LOG.exception("an operation failed")
+            self.tell_of(name, "operationError", error="Internal error")
         if name not in self.waiting:
             self.operations.discard(name)
 
-    def read(self, name: str, number: BlockNumber, pages: Pages) -> None:
+    def goes_on(self, name: str) -> bool:
+        """Whether the client still waits for an operation."""
+        return name in self.operations and not self.subscription.ended
+
+    def tell_of(self, name: str, event: str, **fields: Any) -> None:
+        if self.goes_on(name):
+            self.tell(event, operationId=name, **fields)
+
+    async def read(self, name: str, number: BlockNumber, pages: Pages) -> None:
         """Tell of one page; the next waits for the client."""
-        items = pages.next(self.node.chain.state_at(number))
+        items = await pages.next(self.node, number)
+        if not self.goes_on(name):
+            return
         if items:
             self.tell("operationStorageItems", operationId=name, items=items)
         if pages.done:
@@ -247,9 +272,9 @@ def register(methods: Methods, node: Node) -> None:
             return LIMIT_REACHED
         number = found.number(block)
 
-        def work(name: str) -> None:
+        async def work(name: str) -> None:
             extrinsics = [to_hex(each) for each in chain.store.body(number)]
-            found.tell("operationBodyDone", operationId=name, value=extrinsics)
+            found.tell_of(name, "operationBodyDone", value=extrinsics)
 
         return found.start(work)
 
@@ -266,10 +291,10 @@ def register(methods: Methods, node: Node) -> None:
                 "follow with withRuntime true",
             )  # fmt: skip
 
-        def work(name: str) -> None:
+        async def work(name: str) -> None:
             state = State(chain.state_at(number))
             output = node.runtime.call(state, block, function, data)
-            found.tell("operationCallDone", operationId=name, output=to_hex(output))
+            found.tell_of(name, "operationCallDone", output=to_hex(output))
 
         return found.start(work)
 

@@ -12,6 +12,8 @@ from phala.crypto.hashes import blake2_256
 from phala.node.chain import StateView
 from phala.node.rpc.errors import INVALID_PARAMS, RpcError
 from phala.node.rpc.params import Params, bad, hex_bytes, to_hex
+from phala.node.service import Node
+from phala.primitives.types import BlockNumber
 from phala.trie import EMPTY_ROOT
 from phala.trie.proof import decode_node
 
@@ -71,14 +73,16 @@ class Pages:
     def __init__(self, items: list[Item]) -> None:
         self._items = items[::-1]
 
-    def next(self, at: StateView) -> list[dict[str, Any]]:
-        """The next page, empty only where nothing is left."""
+    async def next(self, node: Node, number: BlockNumber) -> list[dict[str, Any]]:
+        """The next page, empty only where nothing is left. Raises `Pruned`."""
+        at = node.chain.state_at(number)
         out: list[dict[str, Any]] = []
         size = 0
         while self._items and len(out) < PAGE_ITEMS and size <= PAGE_BYTES:
             item = self._items.pop()
             if item.kind is Kind.MERKLE_VALUE:
-                found = closest_merkle_value(at, item.key)
+                found = await closest_merkle_value(node, number, item.key)
+                at = node.chain.state_at(number)  # anew: blocks may have been written meanwhile
                 if found is not None:
                     out.append({"key": to_hex(item.key), item.kind.value: to_hex(found)})
                 continue
@@ -113,26 +117,26 @@ def _document(key: bytes, kind: Kind, value: bytes) -> dict[str, Any]:
     return {"key": to_hex(key), "hash": to_hex(blake2_256(value))}
 
 
-def closest_merkle_value(at: StateView, key: bytes) -> bytes | None:
+async def closest_merkle_value(node: Node, number: BlockNumber, key: bytes) -> bytes | None:
     """The Merkle value of the trie's uppermost node whose key starts with `key`.
 
     Raises:
         Pruned: the block has left the window that proofs are made for.
     """
-    root = at.chain.trie_at(at.number).root
+    root = node.chain.header(number).state_root
     if root == EMPTY_ROOT:
         return None
-    by_hash = {blake2_256(node): node for node in at.chain.prove([key], at.number)}
+    by_hash = {blake2_256(each): each for each in await node.prove([key], number)}
     rest, merkle_value = key.hex(), bytes(root)
     while True:
         # A child of 32 bytes is a hash; a shorter one is the node itself.
-        node = decode_node(by_hash[merkle_value] if len(merkle_value) == 32 else merkle_value)
-        if node.path.startswith(rest):
+        found = decode_node(by_hash[merkle_value] if len(merkle_value) == 32 else merkle_value)
+        if found.path.startswith(rest):
             return merkle_value
-        if not rest.startswith(node.path):
+        if not rest.startswith(found.path):
             return None
-        rest = rest[len(node.path) :]
-        child = node.children[int(rest[0], 16)] if node.children else None
+        rest = rest[len(found.path) :]
+        child = found.children[int(rest[0], 16)] if found.children else None
         if child is None:
             return None
         rest, merkle_value = rest[1:], child

@@ -2,36 +2,33 @@
 
 import asyncio
 import logging
-from collections import deque
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
 import orjson
 
 from phala.errors import PhalaError
+from phala.node.rpc.connection import ANSWER_BYTES_MAX, Connection, Subscription
 from phala.node.rpc.errors import (
     INTERNAL,
     INVALID_REQUEST,
     NO_METHOD,
     PARSE,
     TOO_BIG,
-    TOO_MANY_SUBSCRIPTIONS,
     RpcError,
     of_error,
 )
+from phala.node.rpc.own import is_own
 from phala.node.rpc.params import Params
 
 LOG: Final = logging.getLogger("phala.node.rpc")
 
 REQUEST_BYTES_MAX: Final = 15 * 1024 * 1024  # Substrate's default
 REQUEST_S_MAX: Final = 60.0  # for a body to come
-ANSWER_BYTES_MAX: Final = 15 * 1024 * 1024  # Substrate's default
 BATCH_ITEMS_MAX: Final = 1_000
 BATCH_ITEMS_AT_ONCE: Final = 16  # then others may use the loop
 WEBSOCKETS_MAX: Final = 1_000
-SUBSCRIPTIONS_MAX: Final = 1_024  # of one connection; Substrate's default
-PENDING_BYTES_MAX: Final = 2 * ANSWER_BYTES_MAX  # to one slow reader; then it is dropped
-PENDING_MAX: Final = 4_096  # messages, likewise
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -41,127 +38,23 @@ Subscribe: TypeAlias = Callable[[Params, "Subscription"], None]
 Connected: TypeAlias = Callable[[Params, "Connection"], Any]
 
 
-class Connection:
-    """One WebSocket: what it subscribed to, and what waits to be sent."""
-
-    def __init__(self, abort: Callable[[], None]) -> None:
-        self.subscriptions: dict[str, Subscription] = {}
-        self._fresh: list[Subscription] = []  # whose ids the client does not have yet
-        self._later: list[Callable[[], None]] = []
-        self._abort = abort
-        self._count = 0
-        self._pending: deque[bytes] = deque()
-        self._pending_bytes = 0
-        self._some = asyncio.Event()
-
-    def send(self, message: bytes) -> None:
-        """Queue a message. A peer that does not read loses its connection."""
-        self._pending_bytes += len(message)
-        if len(self._pending) >= PENDING_MAX or self._pending_bytes > PENDING_BYTES_MAX:
-            self._pending.clear()
-            self._abort()
-            return
-        self._pending.append(message)
-        self._some.set()
-
-    async def next(self) -> bytes:
-        """The next message to send, when there is one."""
-        while not self._pending:
-            self._some.clear()
-            await self._some.wait()
-        message = self._pending.popleft()
-        self._pending_bytes -= len(message)
-        return message
-
-    @property
-    def pending(self) -> int:
-        """Messages that wait for the peer to read."""
-        return len(self._pending)
-
-    def later(self, callback: Callable[[], None]) -> None:
-        """Call it when the client has the answer to what it asked just now."""
-        self._later.append(callback)
-
-    def subscribe(self, notification: str) -> "Subscription":
-        if len(self.subscriptions) >= SUBSCRIPTIONS_MAX:
-            raise RpcError(
-                TOO_MANY_SUBSCRIPTIONS, "Too many subscriptions on the connection",
-                f"at most {SUBSCRIPTIONS_MAX}; unsubscribe from some",
-            )  # fmt: skip
-        self._count += 1
-        found = Subscription(self, str(self._count), notification)
-        self.subscriptions[found.id] = found
-        self._fresh.append(found)
-        return found
-
-    def start(self) -> None:
-        """The client has its answers: send what subscriptions were told meanwhile, and go on."""
-        for found in self._fresh:
-            found.start()
-        self._fresh.clear()
-        later, self._later = self._later, []
-        for callback in later:
-            callback()
-
-    def close(self) -> None:
-        for found in list(self.subscriptions.values()):
-            found.end()
-
-
-class Subscription:
-    """What one subscription tells its client."""
-
-    def __init__(self, to: Connection, name: str, notification: str) -> None:
-        self.id = name
-        self.notification = notification
-        self.to = to
-        self.ended = False
-        self._at_end: list[Callable[[], None]] = []
-        self._held: list[Any] | None = []  # until the client has the id
-
-    def tell(self, result: Any) -> None:
-        if self._held is not None:
-            self._held.append(result)
-            return
-        self.to.send(
-            orjson.dumps(
-                {
-                    "jsonrpc": "2.0",
-                    "method": self.notification,
-                    "params": {"subscription": self.id, "result": result},
-                }
-            )
-        )
-
-    def start(self) -> None:
-        """The client has the id: send what was told meanwhile."""
-        held, self._held = self._held or [], None
-        for result in held:
-            self.tell(result)
-
-    def at_end(self, callback: Callable[[], None]) -> None:
-        self._at_end.append(callback)
-
-    def end(self) -> None:
-        self.ended = True
-        self.to.subscriptions.pop(self.id, None)
-        for callback in self._at_end:
-            callback()
-        self._at_end.clear()
-
-
 class Methods:
     """What can be asked for, by name."""
 
     def __init__(self) -> None:
         self.plain: dict[str, Method] = {}
+        self.unsafe: set[str] = set()  # names that only the node's owner may call
         self.connected: dict[str, Connected] = {}  # that need a connection which stays
         self.subscribing: dict[str, tuple[Subscribe, str]] = {}  # and its notification
         self.unsubscribing: dict[str, str] = {}  # the notification of those that it ends
 
-    def add(self, *names: str) -> Callable[[Method], Method]:
+    def add(self, *names: str, unsafe: bool = False) -> Callable[[Method], Method]:
+        """A method; it may answer by an awaitable, where that takes a while."""
+
         def register(method: Method) -> Method:
             self.plain.update(dict.fromkeys(names, method))
+            if unsafe:
+                self.unsafe.update(names)
             return method
 
         return register
@@ -188,25 +81,35 @@ class Methods:
         return sorted([*self.plain, *self.connected, *self.subscribing, *self.unsubscribing])
 
 
+class Gauge:
+    """What the door counts, for whoever watches the node."""
+
+    def __init__(self) -> None:
+        self.websockets = 0  # open
+        self.dropped = 0  # connections whose peers did not read
+        self.errors = 0  # requests that were answered by one
+        self.called: Callable[[str, float], None] = lambda _method, _seconds: None
+
+
 class Door:
     """The ASGI application."""
 
-    def __init__(self, methods: Methods) -> None:
+    def __init__(self, methods: Methods, gauge: Gauge | None = None) -> None:
         self.methods = methods
-        self._websockets = 0
+        self.gauge = gauge or Gauge()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket":
-            if self._websockets >= WEBSOCKETS_MAX:
+            if self.gauge.websockets >= WEBSOCKETS_MAX:
                 await send({"type": "websocket.close"})  # before accepting: HTTP 403
                 return
-            self._websockets += 1
+            self.gauge.websockets += 1
             try:
-                await self._websocket(scope["extensions"]["abort"]["call"], receive, send)
+                await self._websocket(scope, receive, send)
             finally:
-                self._websockets -= 1
+                self.gauge.websockets -= 1
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
@@ -221,7 +124,8 @@ class Door:
         if body is None:
             await respond(send, 413, b"the request is larger than 15 MiB")
             return
-        await respond(send, 200, await self.answer(body, None) or b"")
+        own = is_own(scope["client"], scope["headers"])
+        await respond(send, 200, await self.answer(body, None, own=own))
 
     async def _body(self, receive: Receive) -> bytes | None:
         """The request's body; None where it is too large."""
@@ -237,10 +141,11 @@ class Door:
                 return None
         return bytes(body)
 
-    async def _websocket(self, abort: Callable[[], None], receive: Receive, send: Send) -> None:
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "websocket.accept"})
-        connection = Connection(abort)
+        own = is_own(scope["client"], scope["headers"])
+        connection = Connection(scope["extensions"]["abort"]["call"], own=own)
         writer = asyncio.create_task(self._write(connection, send))
         try:
             while True:
@@ -248,13 +153,14 @@ class Door:
                 if event["type"] == "websocket.disconnect":
                     return
                 data = event.get("bytes") or (event.get("text") or "").encode()
-                answer = await self.answer(data, connection)
+                answer = await self.answer(data, connection, own=own)
                 if answer:
                     connection.send(answer)
                 connection.start()
         finally:
             connection.close()
             writer.cancel()
+            self.gauge.dropped += connection.dropped
 
     async def _write(self, connection: Connection, send: Send) -> None:
         try:
@@ -264,34 +170,36 @@ class Door:
         except (RuntimeError, OSError):
             return  # the peer is gone; the reader ends the connection
 
-    def answer_bytes(self, data: bytes) -> bytes:
-        """The answer to one request over HTTP; empty to a notification."""
+    def answer_bytes(self, data: bytes, *, own: bool) -> bytes | Awaitable[bytes]:
+        """The answer to one request over HTTP, now or later; empty to a notification."""
         try:
             asked = orjson.loads(data)
         except orjson.JSONDecodeError:
             return failed(None, RpcError(PARSE, "Parse error"))
-        return self.answer_one(asked, None) or b""
+        return self.answer_one(asked, None, own=own)
 
-    async def answer(self, data: bytes, connection: Connection | None) -> bytes | None:
-        """The answer to a request or a batch; None where none is due."""
+    async def answer(self, data: bytes, connection: Connection | None, *, own: bool) -> bytes:
+        """The answer to a request or a batch; empty where none is due."""
         try:
             asked = orjson.loads(data)
         except orjson.JSONDecodeError:
             return failed(None, RpcError(PARSE, "Parse error"))
         if not isinstance(asked, list):
-            return self.answer_one(asked, connection)
+            answer = self.answer_one(asked, connection, own=own)
+            return answer if isinstance(answer, bytes) else await answer
         if not 0 < len(asked) <= BATCH_ITEMS_MAX:
             return failed(
                 None,
                 RpcError(INVALID_REQUEST, "Invalid request", f"1 to {BATCH_ITEMS_MAX} in a batch"),
             )
-        return await self._batch(asked, connection)
+        return await self._batch(asked, connection, own=own)
 
-    async def _batch(self, asked: list[Any], connection: Connection | None) -> bytes | None:
+    async def _batch(self, asked: list[Any], connection: Connection | None, *, own: bool) -> bytes:
         answers: list[bytes] = []
         size = 0
         for count, each in enumerate(asked, 1):
-            answer = self.answer_one(each, connection)
+            found = self.answer_one(each, connection, own=own)
+            answer = found if isinstance(found, bytes) else await found
             if answer:
                 answers.append(answer)
                 size += len(answer)
@@ -299,26 +207,50 @@ class Door:
                 return failed(None, too_big())
             if count % BATCH_ITEMS_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        return b"[" + b",".join(answers) + b"]" if answers else None
+        return b"[" + b",".join(answers) + b"]" if answers else b""
 
-    def answer_one(self, asked: Any, connection: Connection | None) -> bytes | None:
-        """The answer to one request, parsed; None to a notification."""
+    def answer_one(
+        self, asked: Any, connection: Connection | None, *, own: bool
+    ) -> bytes | Awaitable[bytes]:
+        """The answer to one request, parsed, now or later; empty to a notification."""
         if not isinstance(asked, dict) or not isinstance(asked.get("method"), str):
             return failed(None, RpcError(INVALID_REQUEST, "Invalid request"))
         if "id" not in asked:
-            return None  # a notification: JSON-RPC 2.0 §4.1, and no method here is one
-        name = asked["id"]
+            return b""  # a notification: JSON-RPC 2.0 §4.1, and no method here is one
+        name, method = asked["id"], asked["method"]
         if not isinstance(name, str | int | float | None) or isinstance(name, bool):
             return failed(None, RpcError(INVALID_REQUEST, "Invalid request"))
+        started = time.perf_counter()
         try:
-            result = self._call(asked["method"], Params(asked.get("params")), connection)
-            answer = orjson.dumps({"jsonrpc": "2.0", "id": name, "result": result})
-            return answer if len(answer) <= ANSWER_BYTES_MAX else failed(name, too_big())
-        except PhalaError as error:
+            self._admit(method, own=own)
+            result = self._call(method, Params(asked.get("params")), connection)
+            if isinstance(result, Awaitable):
+                return asyncio.ensure_future(self._later(name, method, result))
+            answer = answered(name, result)
+        except Exception as error:  # noqa: BLE001 - a fault of ours is told as one, and logged
+            answer = self._refused(name, method, error)
+        self.gauge.called(method, time.perf_counter() - started)
+        return answer
+
+    async def _later(self, name: Any, method: str, result: Awaitable[Any]) -> bytes:
+        started = time.perf_counter()
+        try:
+            answer = answered(name, await result)
+        except Exception as error:  # noqa: BLE001 - as above
+            answer = self._refused(name, method, error)
+        self.gauge.called(method, time.perf_counter() - started)
+        return answer
+
+    def _admit(self, method: str, *, own: bool) -> None:
+        if method in self.methods.unsafe and not own:
+            raise RpcError(NO_METHOD, "RPC call is unsafe to be called externally")
+
+    def _refused(self, name: Any, method: str, error: Exception) -> bytes:
+        self.gauge.errors += 1
+        if isinstance(error, PhalaError):
             return failed(name, of_error(error))
-        except Exception:  # a fault of ours; the node goes on
-            LOG.exception("%s failed", asked["method"][:100])
-            return failed(name, RpcError(INTERNAL, "Internal error"))
+        LOG.error("%s failed", method[:100], exc_info=error)
+        return failed(name, RpcError(INTERNAL, "Internal error"))
 
     def _call(self, method: str, params: Params, connection: Connection | None) -> Any:
         plain = self.methods.plain.get(method)
@@ -344,6 +276,11 @@ class Door:
         if method in self.methods.names():
             raise RpcError(NO_METHOD, "Method not found", "ask for it over a WebSocket")
         raise RpcError(NO_METHOD, "Method not found")
+
+
+def answered(name: Any, result: Any) -> bytes:
+    answer = orjson.dumps({"jsonrpc": "2.0", "id": name, "result": result})
+    return answer if len(answer) <= ANSWER_BYTES_MAX else failed(name, too_big())
 
 
 def too_big() -> RpcError:

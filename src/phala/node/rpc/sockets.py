@@ -8,16 +8,21 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from phala.node.rpc.own import is_loopback
 from phala.node.rpc.server import Door
 
 CONNECTIONS_MAX: Final = 2_000  # WebSockets too
 HEAD_BYTES_MAX: Final = 64 * 1024
+HELD_BYTES_MAX: Final = 64 * 1024  # sent before an answer came; no client needs to
 HEAD_S_MAX: Final = 20.0  # from a connection to the end of its first request's head
 
 
-# A head that is not answered at once: it closes, waits for a word or a protocol, or has no length.
+# A head that is not answered at once: it closes, waits for a word or a protocol, has no length, or
+# says that its sender speaks for another.
 SPECIAL: Final = re.compile(
-    rb"\r\n(?:connection:(?! *keep-alive\s)|upgrade:|expect:|transfer-encoding:)", re.IGNORECASE
+    rb"\r\n(?:connection:(?! *keep-alive\s)|upgrade:|expect:|transfer-encoding:"
+    rb"|forwarded|via|x-real-ip|x-forwarded|origin)",
+    re.IGNORECASE,
 )
 LENGTH: Final = re.compile(rb"\r\ncontent-length: *([0-9]{1,8})\r\n", re.IGNORECASE)
 HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
@@ -38,16 +43,21 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = False
         self._in_message = False
         self._answering = False  # in uvicorn's way
+        self._later: asyncio.Future[bytes] | None = None  # an answer that is due
+        self._held = bytearray()  # what came meanwhile
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > CONNECTIONS_MAX:
             transport.abort()
+        self._own = is_loopback(self.client)
         self._late = self.loop.call_later(HEAD_S_MAX, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._on_time()
+        if self._later is not None:
+            self._later.cancel()
         super().connection_lost(exc)
 
     def _on_time(self) -> None:
@@ -56,6 +66,11 @@ class BoundedHttp(HttpToolsProtocol):
             self._late = None
 
     def data_received(self, data: bytes) -> None:
+        if self._later is not None:
+            self._held += data
+            if len(self._held) > HELD_BYTES_MAX:
+                self.transport.abort()
+            return
         if self._answered(data):
             return
         super().data_received(data)
@@ -76,15 +91,31 @@ class BoundedHttp(HttpToolsProtocol):
             return False
         if b" HTTP/1.1\r\n" not in head or self.transport.get_write_buffer_size():
             return False
-        answer = self.app.answer_bytes(data[end:])
+        answer = self.app.answer_bytes(data[end:], own=self._own)
         if self._late is not None:
             self._on_time()
         self._unset_keepalive_if_required()
+        if isinstance(answer, bytes):
+            self._write(answer)
+        else:
+            self._later = asyncio.ensure_future(answer)
+            self._later.add_done_callback(self._write_later)
+        return True
+
+    def _write(self, answer: bytes) -> None:
         self.transport.write(HEAD % len(answer) + answer)
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
-        return True
+
+    def _write_later(self, done: asyncio.Future[bytes]) -> None:
+        self._later = None
+        if self.transport.is_closing() or done.cancelled():
+            return
+        self._write(done.result())
+        held, self._held = bytes(self._held), bytearray()
+        if held:
+            self.data_received(held)
 
     def on_message_begin(self) -> None:
         self._in_head = self._in_message = self._answering = True

@@ -7,9 +7,10 @@ from phala.codec import Malformed, Reader
 from phala.codec.compact import read_compact
 from phala.crypto.hashes import blake2_256
 from phala.node.chain import StateView
+from phala.node.rpc.connection import Subscription
 from phala.node.rpc.errors import INVALID_PARAMS, TOO_BIG, RpcError
 from phala.node.rpc.params import Params, block_hash, hex_bytes, keys, number, text, to_hex
-from phala.node.rpc.server import Methods, Subscription
+from phala.node.rpc.server import Methods
 from phala.node.service import Happening, NewHead, Node
 from phala.primitives.types import BlockNumber
 from phala.trie import State
@@ -112,11 +113,12 @@ def register(methods: Methods, node: Node) -> None:
         return out
 
     @methods.add("state_getReadProof")
-    def get_read_proof(params: Params) -> Any:
+    async def get_read_proof(params: Params) -> Any:
         asked, at = params.needed(0, keys), view(params, 1)
+        proof = await node.prove(asked, at.number)
         return {
             "at": to_hex(chain.header(at.number).hash()),
-            "proof": [to_hex(each) for each in chain.prove(asked, at.number)],
+            "proof": [to_hex(each) for each in proof],
         }
 
     @methods.add_subscription(

@@ -5,9 +5,10 @@ from typing import Any, Final
 from phala.crypto.hashes import blake2_256
 from phala.errors import Invalid, PhalaError
 from phala.node.core.pool import AlreadyImported, Banned, Change, Status
+from phala.node.rpc.connection import Connection, Subscription
 from phala.node.rpc.errors import INVALID_PARAMS, RpcError
 from phala.node.rpc.params import Params, hex_bytes, text, to_hex
-from phala.node.rpc.server import Connection, Methods, Subscription
+from phala.node.rpc.server import Methods
 from phala.node.service import Happening, Included, NewHead, Node
 from phala.primitives.types import Hash
 from phala.runtime import InvalidTransaction
