@@ -27,6 +27,18 @@ def load_grandpa_key(path: Path) -> Keypair:
     return ed25519_from_seed(seed)
 
 
+def load_grandpa_keys(folder: Path) -> tuple[Keypair, ...]:
+    """The pair of `grandpa.key` and, where there is one, of `grandpa.next.key`: while authorities
+    change, one folder finalizes for the set before and for the set after.
+
+    Raises:
+        Invalid: a file holds no seed.
+    """
+    following = folder / "grandpa.next.key"
+    others = (load_grandpa_key(following),) if following.exists() else ()
+    return (load_grandpa_key(folder / "grandpa.key"), *others)
+
+
 def create_grandpa_key(path: Path) -> Keypair:
     """Make a key where there is none; the pair that the file holds then."""
     if not path.exists():

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from phala.crypto.signatures import Keypair, ed25519_sign
 from phala.errors import Invalid, Refused
@@ -19,7 +19,8 @@ from phala.finality import (
     signed_precommit,
     verify_own,
 )
-from phala.node.chain import Chain, Growth
+from phala.finality.grandpa import threshold
+from phala.node.chain import Chain, Growth, View
 from phala.primitives.header import Header
 from phala.primitives.keys import storage_prefix
 from phala.primitives.types import BlockNumber, Moment
@@ -34,7 +35,6 @@ from phala.runtime import (
 from phala.trie import State
 
 LOG: Final = logging.getLogger("phala.node.writer")
-SET_ID: Final = SetId(0)
 SET_ID_KEY: Final = storage_prefix("Grandpa", "CurrentSetId")
 
 
@@ -46,6 +46,21 @@ class NotNext(Refused):
             f"block {header.number} on 0x{header.parent_hash.hex()}; the head is {head.number} "
             f"0x{head.hash().hex()}",
             mend="give the blocks in order, from the one after the head on",
+        )
+
+
+class CannotFinalize(Refused):
+    """A block brings a set of authorities that this node's keys cannot finalize for."""
+
+    def __init__(
+        self, number: int, authorities: Sequence[Authority], keys: Sequence[bytes]
+    ) -> None:
+        listed = ", ".join(f"0x{each.key.hex()} (weight {each.weight})" for each in authorities)
+        super().__init__(
+            f"after block {number} others finalize: {listed}; this node has the keys "
+            + (", ".join("0x" + key.hex() for key in keys) or "of nobody"),
+            mend="put the seed of the new authority's key into grandpa.next.key beside "
+            "grandpa.key, then start again; the block is not written",
         )
 
 
@@ -106,23 +121,44 @@ class Writer:
             self._builder = None
             raise Spoilt from error
 
-    def seal(self) -> Growth:
-        """End the open block, and commit it."""
+    def seal(self, *keys: Keypair) -> Growth:
+        """End the open block, and commit it.
+
+        Args:
+            keys: by which blocks after it are to be finalized; none: others do that.
+
+        Raises:
+            CannotFinalize: the block's end brings authorities for whom they do not suffice.
+                Nothing is written, so no block is left that nobody here can finalize.
+        """
         builder, self._builder = self._builder, None
         assert builder is not None
-        return self._append(builder.seal(self.chain.root_with))
+        sealed = builder.seal(self.chain.root_with)
+        if keys and sealed.authorities is not None:
+            following = tuple(Authority(*each) for each in sealed.authorities)
+            ensure_finalizable(sealed.header.number, following, [key.public for key in keys])
+        return self._append(sealed)
 
     def _append(self, sealed: Sealed) -> Growth:
         messages = tuple((each.topic, each.count, each.envelope) for each in sealed.messages)
         return self.chain.append(sealed.header, sealed.body, sealed.changes, messages)
 
-    def finalize(self, number: BlockNumber, key: Keypair) -> bytes:
-        """Sign a committed block, and commit its justification: in this order, always."""
+    def finalize(self, number: BlockNumber, *keys: Keypair) -> bytes:
+        """Sign a committed block, and commit its justification: in this order, always.
+
+        Of the keys those sign that are authorities after the block's parent, under that set's id.
+        """
         block = self.chain.header(number).hash()
+        present = authorities_after(self.chain, BlockNumber(number - 1))
+        weights = present.weights()
         round_ = number + 1
-        message = signed_precommit(number, block, round_, SET_ID)
-        vote = Precommit(block, number, ed25519_sign(key, message), key.public)
-        justification = JUSTIFICATION.encode(Justification(round_, block, number, (vote,)))
+        message = signed_precommit(number, block, round_, present.id)
+        votes = tuple(
+            Precommit(block, number, ed25519_sign(key, message), key.public)
+            for key in keys
+            if key.public in weights
+        )
+        justification = JUSTIFICATION.encode(Justification(round_, block, number, votes))
         self.chain.finalize(number, justification)
         return justification
 
@@ -160,10 +196,32 @@ class Writer:
 
     def authorities(self) -> AuthoritySet:
         """Who finalizes the block after the head."""
-        base = self.chain.next_base()
-        found = base.get(AUTHORITIES_KEY)
-        if found is None:
-            raise Invalid("the state names no authorities", mend="start from another genesis")
-        set_id = int.from_bytes(base.get(SET_ID_KEY) or b"", "little")
-        members = tuple(Authority(*each) for each in AUTHORITIES.decode(found))
-        return AuthoritySet(SetId(set_id), members)
+        return authorities_in(self.chain.next_base())
+
+
+class Readable(Protocol):
+    """A state."""
+
+    def get(self, key: bytes, /) -> bytes | None: ...
+
+
+def authorities_after(chain: View, number: BlockNumber) -> AuthoritySet:
+    """Who finalizes the block after that one. Raises `Pruned`."""
+    return authorities_in(chain.state_at(number))
+
+
+def authorities_in(state: Readable) -> AuthoritySet:
+    found = state.get(AUTHORITIES_KEY)
+    if found is None:
+        raise Invalid("the state names no authorities", mend="start from another genesis")
+    set_id = int.from_bytes(state.get(SET_ID_KEY) or b"", "little")
+    return AuthoritySet(SetId(set_id), AUTHORITIES.decode(found))
+
+
+def ensure_finalizable(
+    number: BlockNumber, authorities: Sequence[Authority], keys: Sequence[bytes]
+) -> None:
+    """Raises `CannotFinalize` where the keys' votes do not weigh enough after block `number`."""
+    own = sum(each.weight for each in authorities if each.key in keys)
+    if own < threshold(sum(each.weight for each in authorities)):
+        raise CannotFinalize(number, authorities, keys)
