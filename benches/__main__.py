@@ -5,8 +5,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benches import engine, query, transfers
-from benches.report import Figure, line_of, machine, placed, table
+from phala.node.compiled import use_compiled
+
+use_compiled()  # before anything of it is imported
+
+from benches import engine, query, transfers  # noqa: E402
+from benches.report import Figure, line_of, machine, placed, table  # noqa: E402
 
 README = Path(__file__).parents[1] / "README.md"
 BENCHES: dict[str, Callable[..., Iterator[Figure]]] = {

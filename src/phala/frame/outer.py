@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from phala.codec import Descriptor, Reader, Registry, Vector, docs_of, struct_of
+from phala.codec import Reader, Registry, Vector, docs_of, struct_of
+from phala.codec.descriptor import Descriptor
 from phala.codec.registry import (
     Field,
     Type,

@@ -50,36 +50,20 @@ class Branch:
         self,
         part: str,
         value: tuple[bytes, bool] | None,
-        refs: list[bytes | None],
         children: dict[int, "Branch"],
+        bitmap: int,
+        uniform: bool,  # noqa: FBT001
+        offset: int,
+        encoded: bytes,
     ) -> None:
         self.part = part
         self.value = value
         self.children = children  # those that are branches
-        out = bytearray()
-        if value is None:
-            out += header(BRANCH, len(part))
-        else:
-            out += header(BRANCH_HASHED if value[1] else BRANCH_VALUE, len(part))
-        out += packed(part)
-        bitmap = 0
-        uniform = True
-        for nibble, ref in enumerate(refs):
-            if ref is not None:
-                bitmap |= 1 << nibble
-                uniform = uniform and len(ref) == 32
-        out += bitmap.to_bytes(2, "little")
-        if value is not None:
-            out += value[0]
-        self.offset = len(out)
-        for ref in refs:
-            if ref is not None:
-                out.append(len(ref) << 2)
-                out += ref
         self.bitmap = bitmap
         self.uniform = uniform  # every child is named by a hash
-        self.encoded = bytes(out)
-        self.ref = reference(self.encoded)
+        self.offset = offset  # where the children begin
+        self.encoded = encoded
+        self.ref = reference(encoded)
 
     def refs(self) -> list[bytes | None]:
         """How the children are named, by nibble."""
@@ -98,12 +82,38 @@ class Branch:
         for nibble, ref in hashes.items():
             at = self.offset + 33 * _POPULATION[self.bitmap & (1 << nibble) - 1] + 1
             encoded[at : at + 32] = ref
-        other = object.__new__(Branch)
-        other.part, other.value, other.children = self.part, self.value, children
-        other.bitmap, other.uniform, other.offset = self.bitmap, True, self.offset
-        other.encoded = bytes(encoded)
-        other.ref = blake2_256(other.encoded) if len(encoded) >= 32 else other.encoded
-        return other
+        new = bytes(encoded)
+        return Branch(self.part, self.value, children, self.bitmap, self.uniform, self.offset, new)
+
+
+def branch_of(
+    part: str,
+    value: tuple[bytes, bool] | None,
+    refs: list[bytes | None],
+    children: dict[int, Branch],
+) -> Branch:
+    """The branch whose children are named so, by nibble."""
+    out = bytearray()
+    if value is None:
+        out += header(BRANCH, len(part))
+    else:
+        out += header(BRANCH_HASHED if value[1] else BRANCH_VALUE, len(part))
+    out += packed(part)
+    bitmap = 0
+    uniform = True
+    for nibble, ref in enumerate(refs):
+        if ref is not None:
+            bitmap |= 1 << nibble
+            uniform = uniform and len(ref) == 32
+    out += bitmap.to_bytes(2, "little")
+    if value is not None:
+        out += value[0]
+    offset = len(out)
+    for ref in refs:
+        if ref is not None:
+            out.append(len(ref) << 2)
+            out += ref
+    return Branch(part, value, children, bitmap, uniform, offset, bytes(out))
 
 
 class Trie:
@@ -242,7 +252,7 @@ def _build(
         if built[0] is not None:
             children[nibble] = built[0]
         at = stop
-    return Branch(first[depth:common], own, refs, children), None
+    return branch_of(first[depth:common], own, refs, children), None
 
 
 def _keys_under(base: Base, front: str) -> Iterator[bytes]:
@@ -323,7 +333,7 @@ class _Update:
         """A branch, or what is left of one that has fewer than two things below it."""
         present = [nibble for nibble, ref in enumerate(refs) if ref is not None]
         if len(present) + (own is not None) >= 2:
-            return Branch(part, own, refs, children), None
+            return branch_of(part, own, refs, children), None
         if not present:
             return self.lone_leaf(front, front + part) if own is not None else (None, None)
         (nibble,) = present
@@ -331,7 +341,7 @@ class _Update:
         if child is None:
             return self.lone_leaf(front, front + part + _NIBBLES[nibble])
         merged = part + _NIBBLES[nibble] + child.part
-        return Branch(merged, child.value, child.refs(), child.children), None
+        return branch_of(merged, child.value, child.refs(), child.children), None
 
     def lone_leaf(self, front: str, under: str) -> Built:
         """The leaf of the one key that is left under some nibbles, hanging below `front`."""
@@ -385,10 +395,10 @@ class _Update:
         if split == len(part):
             return work.at_branch(node, 0, len(kept), depth)
         nibble = _VALUES[part[split]]
-        below = Branch(part[split + 1 :], node.value, node.refs(), node.children)
+        below = branch_of(part[split + 1 :], node.value, node.refs(), node.children)
         refs: list[bytes | None] = [None] * 16
         refs[nibble] = below.ref
-        top = Branch(part[:split], None, refs, {nibble: below})
+        top = branch_of(part[:split], None, refs, {nibble: below})
         return work.at_branch(top, 0, len(kept), depth)
 
 
