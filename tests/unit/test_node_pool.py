@@ -36,8 +36,16 @@ def made(who: str, nonce: int, *, tip: int = 0, first: bool = False, till: int =
     return Pooled(Hash(blake2_256(data)), data, tip, requires, (tag_of(who, nonce),), till)
 
 
+def ready(pool: Pool) -> list[Pooled]:
+    """Ready ones in the order in which blocks take them."""
+    taken = pool.take(rules.READY_MAX)
+    for each in reversed(taken):
+        pool.give_back(each.hash)
+    return taken
+
+
 def order(pool: Pool) -> list[bytes]:
-    return [each.data for each in pool.in_order()]
+    return [each.data for each in ready(pool)]
 
 
 def test_a_nonce_ahead_waits_until_the_ones_before_it_come() -> None:
@@ -47,7 +55,10 @@ def test_a_nonce_ahead_waits_until_the_ones_before_it_come() -> None:
     assert pool.add(two) == [Change(two.hash, Status.FUTURE)]
     assert pool.add(zero) == [Change(zero.hash, Status.READY)]
     assert order(pool) == [zero.data]
-    assert pool.add(one) == [Change(one.hash, Status.READY), Change(two.hash, Status.READY)]
+    assert pool.add(one) == [
+        Change(one.hash, Status.READY),
+        Change(two.hash, Status.READY),
+    ]
     assert order(pool) == [zero.data, one.data, two.data]
 
 
@@ -127,16 +138,25 @@ def test_bans_and_transactions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         pool.add(made("ready", 0, first=True))
     oldest = made("future0", 5)
     new = made("future", 5)
-    assert pool.add(new) == [Change(oldest.hash, Status.DROPPED), Change(new.hash, Status.FUTURE)]
+    assert pool.add(new) == [
+        Change(oldest.hash, Status.DROPPED),
+        Change(new.hash, Status.FUTURE),
+    ]
     monkeypatch.setattr(rules, "FUTURE_BYTES_MAX", 1)
     with pytest.raises(PoolFull, match="bytes"):
         pool.add(made("b", 5))
 
 
-def test_a_full_pool_lets_the_worst_go_for_a_better_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_pool_lets_the_worst_go_for_a_better_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(rules, "READY_MAX", 3)
     pool = Pool()
-    early, late, after = (made("a", 0, first=True), made("b", 0, first=True), made("b", 1, tip=3))
+    early, late, after = (
+        made("a", 0, first=True),
+        made("b", 0, first=True),
+        made("b", 1, tip=3),
+    )
     for each in (early, late, after):
         pool.add(each)
     better = made("c", 0, first=True, tip=1)
@@ -181,11 +201,37 @@ def test_what_leaves_while_a_block_is_filled_is_passed_over() -> None:
     zero, one, other = made("a", 0, first=True), made("a", 1), made("b", 0, first=True)
     for each in (zero, one, other):
         pool.add(each)
-    filling = pool.in_order()
-    assert next(filling) == zero
+    assert pool.take(1) == [zero]
     pool.remove(other.hash, Status.INVALID)
 
-    assert list(filling) == [one]
+    assert pool.take(9) == [one]
+
+
+def test_what_was_taken_is_taken_again_when_no_block_has_it() -> None:
+    pool = Pool()
+    zero, one, two = (made("a", nonce, first=nonce == 0) for nonce in range(3))
+    for each in (zero, one, two):
+        pool.add(each)
+    assert pool.take(2) == [zero, one]
+    assert pool.take(9) == [two]
+    pool.give_back(one.hash)
+    pool.give_back(two.hash)
+    pool.give_back(two.hash)
+    pool.included([zero.hash], zero.provides)
+
+    assert [each.hash for each in pool.take(9)] == [one.hash, two.hash]
+
+
+def test_gone_ones_do_not_pile_up_among_those_to_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rules, "HEAP_MAX", 8)
+    pool = Pool()
+    for tip in range(100):
+        pool.add(made("a", 0, first=True, tip=tip))
+
+    assert len(pool._heap) <= 9
+    assert [each.priority for each in pool.take(9)] == [99]
 
 
 def test_what_is_still_valid_stays_with_a_new_term() -> None:
@@ -212,7 +258,7 @@ def test_what_waited_past_its_time_is_looked_at_again() -> None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["add", "add", "add", "add", "block", "invalid", "elsewhere"]),
+        st.sampled_from(["add", "add", "add", "add", "block", "late", "invalid", "elsewhere"]),
         st.sampled_from("abc"),
         st.integers(0, 5),
         st.integers(0, 3),
@@ -259,30 +305,40 @@ class Model:
         if kind == "add":
             self.add(who, nonce, tip)
         elif kind == "block":
-            self.block(list(self.pool.in_order())[: tip + 1])
+            self.block(self.pool.take(tip + 1))
+        elif kind == "late":  # something comes while a block is made
+            taken = self.pool.take(tip + 1)
+            self.add(who, nonce, 3 - tip)
+            self.block(taken)
         elif kind == "elsewhere":  # a block of another author, with what this pool never had
             self.nonces[who] += 1
             self.hear(self.pool.included([], [tag_of(who, self.nonces[who] - 1)]))
         else:
-            for each in list(self.pool.in_order())[:1]:
+            for each in ready(self.pool)[:1]:
                 self.hear(self.pool.remove(each.hash, Status.INVALID))
 
     def check(self) -> None:
-        ready = list(self.pool.in_order())
-        assert len({tag for each in ready for tag in each.provides}) == len(ready) == len(self.pool)
+        in_order = ready(self.pool)
+        assert (
+            len({tag for each in in_order for tag in each.provides})
+            == len(in_order)
+            == len(self.pool)
+        )
         expected = {h for h, status in self.told.items() if status is Status.READY}
-        assert {each.hash for each in ready} == expected
+        assert {each.hash for each in in_order} == expected
         waiting = {h for h, status in self.told.items() if status is Status.FUTURE}
         assert len(waiting) == self.pool.future_count
         assert all(h in self.pool for h in waiting)
         # An account's ready ones follow on its nonce without a gap, and no future one would.
         for who, nonce in self.nonces.items():
-            mine = [self.known[each.hash][1] for each in ready if self.known[each.hash][0] == who]
+            mine = [
+                self.known[each.hash][1] for each in in_order if self.known[each.hash][0] == who
+            ]
             assert mine == list(range(nonce, nonce + len(mine)))
             late = [self.known[h][1] for h in waiting if self.known[h][0] == who]
             assert nonce + len(mine) not in late
         # Each was the best of those whose turn it was.
-        for earlier, later in pairwise(ready):
+        for earlier, later in pairwise(in_order):
             if later.priority > earlier.priority:
                 assert set(later.requires) & set(earlier.provides)
 
@@ -296,6 +352,6 @@ def test_under_random_calls_the_pool_is_in_order_and_says_what_it_does(
         model.step(*step)
         model.check()
     while len(model.pool):
-        model.block(list(model.pool.in_order()))
+        model.block(model.pool.take(rules.READY_MAX))
         model.check()
     assert model.pool.ready_bytes == 0

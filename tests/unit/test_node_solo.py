@@ -17,6 +17,7 @@ from phala.codec import Compact
 from phala.crypto.hashes import blake2_256
 from phala.errors import Refused
 from phala.finality import decode_justification, signed_precommit
+from phala.node import writer
 from phala.node.core.pool import Banned, Change, Pooled, Status
 from phala.node.engines import solo as engine
 from phala.node.engines.solo import Solo
@@ -47,7 +48,7 @@ class Signer:
             message: bytes = signed_precommit(number, block, *rest)  # type: ignore[arg-type]
             return message
 
-        monkeypatch.setattr(engine, "signed_precommit", remembered)
+        monkeypatch.setattr(writer, "signed_precommit", remembered)
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def test_a_kill_at_any_step_never_makes_two_signed_blocks_of_one_number(
                 asyncio.run(solo.write())
             hook(node, instant)
             if instant == "before the signature":
-                solo.finalize = die  # type: ignore[method-assign]
+                solo.author.finalize = die  # type: ignore[method-assign]
             if instant != "after all":
                 with pytest.raises(Killed):
                     asyncio.run(solo.write())
@@ -158,7 +159,7 @@ def test_a_transaction_that_breaks_the_runtime_is_dropped_and_the_block_is_built
         builder = node.runtime.open_block(State(node.chain.next_base()), node.chain.head)
         for data in (*builder.inherents(Moment(1_000_000)), before.data, after.data):
             builder.apply(data, check_signature=False)
-        expected = builder.seal(node.chain.root_with).header
+        expected = builder.seal(solo.author.writer.chain.root_with).header
         told: list[Happening] = []
         node.watch(poison.hash, told.append)
         for each in (before, poison, after):

@@ -137,14 +137,18 @@ class View:
             if self._added_last[key] == number:
                 del self._added_last[key], self._added[bisect_left(self._added, key)]
 
+    def fold(self, folded: BlockNumber) -> None:
+        """The store's flat table is the state of this block now."""
+        for number in range(self.folded + 1, folded + 1):
+            self._forget(number)
+            self.folded = BlockNumber(number)
+            if not self.archive:
+                self.oldest = self.folded
+
     def grow(self, growth: Growth) -> None:
         """Take up a block that is written; the store shows what stands with it already."""
         assert growth.header.number == self.head.number + 1
-        for number in range(self.folded + 1, growth.folded + 1):
-            self._forget(number)
-        self.folded = growth.folded
-        if not self.archive:
-            self.oldest = growth.folded
+        self.fold(growth.folded)
         self._remember(growth.header.number, growth.changes, growth.created)
         self.head = growth.header
         self._next_base = None

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,15 +19,15 @@ import uvicorn
 import uvloop
 
 from phala.errors import PhalaError, Unavailable
-from phala.finality import AUTHORITIES, AUTHORITIES_KEY
-from phala.node.chain import Chain
-from phala.node.engines.solo import Solo, ensure_authority
-from phala.node.keys import load_grandpa_key
+from phala.node.chain import View
+from phala.node.engines.builder import run as run_builder
+from phala.node.engines.front import Builder, Front, start_builder
+from phala.node.engines.opening import open_chain, store_of
+from phala.node.engines.solo import Solo
 from phala.node.rpc import author, blocks, chain_head, state, system, transactions
 from phala.node.rpc.server import REQUEST_BYTES_MAX, Door, Methods
 from phala.node.rpc.sockets import CONNECTIONS_MAX, BoundedHttp, BoundedWebSocket
 from phala.node.service import Node
-from phala.node.spec import ensure_begun, load_chain_spec
 from phala.node.store import Store
 from phala.runtime import Runtime
 
@@ -80,25 +81,22 @@ def listen(host: str, port: int) -> socket.socket:
     return door
 
 
-def authorities_of(chain: Chain) -> tuple[bytes, ...]:
-    """The keys that finalize the block after the head."""
-    known = chain.state_at(chain.head.number).get(AUTHORITIES_KEY)
-    return tuple(each.key for each in AUTHORITIES.decode(known or b"\0"))
-
-
 def open_node(folder: Path, spec: Path, *, archive: bool) -> tuple[Node, Solo, system.Identity]:
-    """The chain of a folder, made at the first start."""
+    """A node in this one process, as tests and simulations have it."""
     runtime = Runtime()
-    found = load_chain_spec(spec)
-    key = load_grandpa_key(folder / "grandpa.key")
-    store = Store(folder / "db")
-    ensure_begun(store, found, runtime)
-    chain = Chain(store, archive=archive)
-    ensure_authority(key, authorities_of(chain))
-    node = Node(chain, runtime)
-    solo = Solo(node, key)
-    node.has_work = solo.wake
-    return node, solo, system.Identity(found.name, found.chain_type)
+    opened = open_chain(folder, spec, runtime, archive=archive)
+    node = Node(opened.chain, runtime)
+    return node, Solo(node, opened.key), system.Identity(opened.name, opened.chain_type)
+
+
+def open_front(
+    folder: Path, builder: Builder, *, archive: bool
+) -> tuple[Node, Front, system.Identity]:
+    """What this process has of a node whose chain another one writes."""
+    identity = system.Identity(*builder.wait_ready())
+    chain = View(Store(store_of(folder), reader=True), archive=archive)
+    node = Node(chain, Runtime())
+    return node, Front(node, builder), identity
 
 
 def methods_of(node: Node, identity: system.Identity) -> Methods:
@@ -128,8 +126,8 @@ class Server(uvicorn.Server):
         yield
 
 
-async def serve(node: Node, solo: Solo, identity: system.Identity, door: socket.socket) -> None:
-    """Answer and write blocks until a signal."""
+async def serve(node: Node, front: Front, identity: system.Identity, door: socket.socket) -> None:
+    """Answer, and follow the builder, until a signal."""
     server = Server(
         uvicorn.Config(
             Door(methods_of(node, identity)),
@@ -148,7 +146,7 @@ async def serve(node: Node, solo: Solo, identity: system.Identity, door: socket.
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     serving = asyncio.create_task(server.serve([door]))
-    writing = asyncio.create_task(solo.run())
+    following = asyncio.create_task(front.run())
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     ready = {
@@ -159,12 +157,14 @@ async def serve(node: Node, solo: Solo, identity: system.Identity, door: socket.
     }
     print(json.dumps(ready), flush=True)  # noqa: T201 - the line that says it serves
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({serving, writing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    writing.cancel()
+    await asyncio.wait({serving, following, stopping}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await serving
-    if writing.done() and not writing.cancelled():
-        writing.result()  # what ended it, when not we
+    following.cancel()
+    await asyncio.wait({following})
+    await front.stop()
+    if not following.cancelled():
+        following.result()  # what ended it, when not we
 
 
 def main() -> None:
@@ -176,9 +176,11 @@ def main() -> None:
     allow_files(CONNECTIONS_MAX + OWN_FILES_MAX)
     try:
         door = listen(chosen.host, chosen.port)
-        opened = open_node(chosen.dir, chosen.spec, archive=chosen.pruning == "archive")
+        archive = chosen.pruning == "archive"
+        building = partial(run_builder, folder=chosen.dir, spec=chosen.spec, archive=archive)
+        opened = open_front(chosen.dir, start_builder(building, closing=[door]), archive=archive)
         gc.collect()
-        gc.freeze()  # the trie and the tables stay: the collector need not walk them
+        gc.freeze()  # what is loaded stays: the collector need not walk it
         gc.set_threshold(*GC_THRESHOLDS)
         uvloop.run(serve(*opened, door))
     except PhalaError as error:

@@ -2,12 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from phala.crypto.hashes import blake2_256
-from phala.node.chain import Chain
+from phala.node.chain import View
 from phala.node.core.pool import Change, Pool, Pooled, Status
 from phala.primitives.header import Header
 from phala.primitives.types import BlockNumber, Hash, Moment
@@ -43,14 +43,16 @@ class Included:
 
 
 Happening: TypeAlias = NewHead | Finalized | Included | Change
+Prove: TypeAlias = Callable[[Sequence[bytes], BlockNumber], Awaitable[tuple[bytes, ...]]]
 Listener: TypeAlias = Callable[[Happening], None]
 
 
 class Node:
     """One chain and one pool. Everything here runs on one event loop's thread."""
 
-    def __init__(self, chain: Chain, runtime: Runtime) -> None:
+    def __init__(self, chain: View, runtime: Runtime) -> None:
         self.chain = chain
+        self.prove: Prove  # set by whoever has the trie
         self.runtime = runtime
         self.pool = Pool()
         self.has_work: Callable[[], None] = lambda: None  # called when the pool takes something

@@ -18,6 +18,7 @@ READY_MAX: Final = 20_000
 READY_BYTES_MAX: Final = 64 * 1024 * 1024
 FUTURE_MAX: Final = 2_048
 FUTURE_BYTES_MAX: Final = 8 * 1024 * 1024
+HEAP_MAX: Final = 4 * READY_MAX
 BANNED_MAX: Final = 4_096
 BANNED_BLOCKS: Final = 64  # blocks for which an invalid transaction is not looked at again
 
@@ -84,6 +85,8 @@ class Pool:
         self._users: dict[bytes, dict[Hash, None]] = {}  # tag -> all that require it
         self._banned: dict[Hash, int] = {}
         self._order: dict[Hash, int] = {}
+        self._taken: dict[Hash, None] = {}  # ready ones that are on their way into a block
+        self._heap: list[tuple[int, int, Hash]] = []  # of those that may be taken; some are gone
         self._count = 0
         self._ready_bytes = 0
         self._future_bytes = 0
@@ -185,6 +188,7 @@ class Pool:
         self._order[new.hash] = self._count
         self._providers.update(dict.fromkeys(new.provides, new.hash))
         self._use(new)
+        self._offer(new.hash)
         return [*out, Change(new.hash, Status.READY), *self._orphan(lost)]
 
     def _worse(self, new: Pooled, rivals: Iterable[Hash]) -> list[Hash]:
@@ -242,6 +246,7 @@ class Pool:
     def _drop_ready(self, found: Hash) -> Pooled:
         gone = self._ready.pop(found)
         del self._order[found]
+        self._taken.pop(found, None)
         self._ready_bytes -= len(gone.data)
         for tag in gone.provides:
             if self._providers.get(tag) == found:
@@ -315,6 +320,7 @@ class Pool:
             pool = self._ready if user in self._ready else self._future
             each = pool[user]
             pool[user] = replace(each, requires=tuple(t for t in each.requires if t != tag))
+            self._offer(user)
         return users
 
     def stale(self, number: int) -> list[Pooled]:
@@ -328,30 +334,37 @@ class Pool:
             if found in pool:
                 pool[found] = replace(pool[found], valid_till=valid_till)
 
-    def in_order(self) -> Iterator[Pooled]:
-        """Ready ones as a block takes them: each after what it requires, else by priority, then by
-        when they came. The pool may change meanwhile: what has left it is passed over."""
-        left: dict[Hash, int] = {}
-        dependents: dict[Hash, list[Hash]] = {}
-        heap: list[tuple[int, int, Hash]] = []
-        for each in self._ready.values():
-            before = {self._providers[tag] for tag in each.requires if tag in self._providers}
-            before.discard(each.hash)
-            if before:
-                left[each.hash] = len(before)
-                for provider in before:
-                    dependents.setdefault(provider, []).append(each.hash)
-            else:
-                heap.append((-each.priority, self._order[each.hash], each.hash))
-        heapq.heapify(heap)
-        while heap:
-            _, _, found = heapq.heappop(heap)
-            each_now = self._ready.get(found)
-            if each_now is None:
+    # ---- into a block
+
+    def take(self, count: int) -> list[Pooled]:
+        """The best that were not taken before: each after what it requires, else by priority, then
+        by when they came. They stay ready until a block has them, or they are removed."""
+        out: list[Pooled] = []
+        while self._heap and len(out) < count:
+            _, _, found = heapq.heappop(self._heap)
+            each = self._ready.get(found)
+            if each is None or found in self._taken or not self._is_next(each):
                 continue
-            yield each_now
-            for dependent in dependents.get(found, ()):
-                left[dependent] -= 1
-                ripe = self._ready.get(dependent)
-                if not left[dependent] and ripe is not None:
-                    heapq.heappush(heap, (-ripe.priority, self._order[dependent], dependent))
+            self._taken[found] = None
+            out.append(each)
+            for tag in each.provides:
+                for user in self._users.get(tag, ()):
+                    self._offer(user)
+        return out
+
+    def give_back(self, found: Hash) -> None:
+        """One that was taken is not in a block: it may be taken again."""
+        if self._taken.pop(found, found) is None:
+            self._offer(found)
+
+    def _is_next(self, each: Pooled) -> bool:
+        """Whether all that it requires was taken."""
+        return all(self._providers[tag] in self._taken for tag in each.requires)
+
+    def _offer(self, found: Hash) -> None:
+        each = self._ready.get(found)
+        if each is not None and found not in self._taken and self._is_next(each):
+            heapq.heappush(self._heap, (-each.priority, self._order[found], found))
+            if len(self._heap) > HEAP_MAX:  # most in it have left the pool
+                kept = [entry for entry in self._heap if self._order.get(entry[2]) == entry[1]]
+                self._heap = sorted(dict.fromkeys(kept))
