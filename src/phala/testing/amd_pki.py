@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from phala.attest import snp
 from phala.primitives.types import Moment
-from phala.testing.x509 import certificate, name, revocation_list
+from phala.testing.x509 import BEGIN, certificate, name, revocation_list
 
 LEVELS: Final[Mapping[str, int]] = MappingProxyType(
     {"bl": 10, "tee": 0, "snp": 27, "ucode": 222, "fmc": 2}
@@ -96,9 +96,12 @@ class SimulatedAmd:
         )
         return b"".join(each.public_bytes(Encoding.PEM) for each in above)
 
-    def revoked(self, serials: Sequence[int] = (), *, days: int = 365) -> bytes:
+    def revoked(
+        self, serials: Sequence[int] = (), *, days: int = 365, begin: dt.datetime = BEGIN
+    ) -> bytes:
         """The root's list."""
-        return revocation_list(name(f"ARK-{self.product}"), rsa_key(), serials, days=days, pss=_PSS)
+        root = name(f"ARK-{self.product}")
+        return revocation_list(root, rsa_key(), serials, days=days, begin=begin, pss=_PSS)
 
     def collateral(self) -> dict[str, bytes]:
         """All that is needed beside a report."""

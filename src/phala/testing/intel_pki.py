@@ -45,6 +45,8 @@ class SimulatedIntel:
     pck_key: _Key = field(default_factory=_generate)
     tcb_key: _Key = field(default_factory=_generate)
     attestation_key: _Key = field(default_factory=_generate)
+    ppid: bytes = b"\x11" * 16  # names the machine
+    fmspc: bytes = FMSPC  # and its product
 
     def __post_init__(self) -> None:
         root, ca = name("Simulated Root CA"), name("Simulated Platform CA")
@@ -56,7 +58,7 @@ class SimulatedIntel:
             self.pck_key.public_key(),
             ca,
             self.platform_ca_key,
-            extensions={_SGX: _sgx_extension()},
+            extensions={_SGX: _sgx_extension(self.ppid, self.fmspc)},
             algorithm=_SHA256,
         )
 
@@ -80,8 +82,9 @@ class SimulatedIntel:
         module_svn: int = 3,
         number: int = EVALUATION_NUMBER,
         days: int = 365,
+        begin: dt.datetime = BEGIN,
     ) -> dict[str, bytes]:
-        """What Intel's service would answer.
+        """What Intel's service would answer, of `days` from `begin` on.
 
         Args:
             levels: status and advisories, best first: the platform is of the first.
@@ -90,13 +93,13 @@ class SimulatedIntel:
             module_svn: the least version of the TDX module.
         """
         key, below = tcb_signer or (self.tcb_key, (self.tcb,))
-        tcb_info = self._tcb_info(levels, module_svn, number, days)
-        identity = self._identity(qe_status, number, days)
+        tcb_info = self._tcb_info(levels, module_svn, number, _window(begin, days))
+        identity = self._identity(qe_status, number, _window(begin, days))
         root = name("Simulated Root CA")
         return {
             "pck_crl_issuer_chain": _pem(self.platform_ca, self.root),
-            "root_ca_crl": _crl(root, self.root_key, ()),
-            "pck_crl": _crl(name("Simulated Platform CA"), self.platform_ca_key, revoked),
+            "root_ca_crl": _crl(root, self.root_key, (), begin),
+            "pck_crl": _crl(name("Simulated Platform CA"), self.platform_ca_key, revoked, begin),
             "tcb_info_issuer_chain": _pem(*below, self.root),
             "tcb_info": tcb_info,
             "tcb_info_signature": _signed(key, tcb_info).hex().encode(),
@@ -106,13 +109,17 @@ class SimulatedIntel:
         }
 
     def _tcb_info(
-        self, levels: Sequence[tuple[str, Sequence[str]]], module_svn: int, number: int, days: int
+        self,
+        levels: Sequence[tuple[str, Sequence[str]]],
+        module_svn: int,
+        number: int,
+        window: Mapping[str, str],
     ) -> bytes:
         info: dict[str, Any] = {
             "id": "TDX" if self.tdx else "SGX",
             "version": 3,
-            **_window(days),
-            "fmspc": FMSPC.hex().upper(),
+            **window,
+            "fmspc": self.fmspc.hex().upper(),
             "pceId": "0000",
             "tcbType": 0,
             "tcbEvaluationDataNumber": number,
@@ -139,12 +146,12 @@ class SimulatedIntel:
         level = {"tcb": tcb, "tcbDate": _iso(BEGIN), "tcbStatus": status}
         return {**level, "advisoryIDs": list(advisories)} if advisories else level
 
-    def _identity(self, status: str, number: int, days: int) -> bytes:
+    def _identity(self, status: str, number: int, window: Mapping[str, str]) -> bytes:
         return _json(
             {
                 "id": "TD_QE" if self.tdx else "QE",
                 "version": 2,
-                **_window(days),
+                **window,
                 "tcbEvaluationDataNumber": number,
                 "miscselect": "00000000",
                 "miscselectMask": "FFFFFFFF",
@@ -218,8 +225,8 @@ def _signed(key: _Key, message: bytes) -> bytes:
     return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 
-def _crl(issuer: x509.Name, key: _Key, serials: Sequence[int]) -> bytes:
-    return revocation_list(issuer, key, serials, algorithm=_SHA256).hex().encode()
+def _crl(issuer: x509.Name, key: _Key, serials: Sequence[int], begin: dt.datetime) -> bytes:
+    return revocation_list(issuer, key, serials, begin=begin, algorithm=_SHA256).hex().encode()
 
 
 def _pem(*chain: x509.Certificate) -> bytes:
@@ -234,12 +241,12 @@ def _iso(when: dt.datetime) -> str:
     return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _window(days: int) -> dict[str, str]:
-    end = min(BEGIN + dt.timedelta(days=days), END)
-    return {"issueDate": _iso(BEGIN), "nextUpdate": _iso(end)}
+def _window(begin: dt.datetime, days: int) -> dict[str, str]:
+    end = min(begin + dt.timedelta(days=days), END)
+    return {"issueDate": _iso(begin), "nextUpdate": _iso(end)}
 
 
-def _sgx_extension() -> bytes:
+def _sgx_extension(ppid: bytes, fmspc: bytes) -> bytes:
     """As Intel's PCK certificates have it: SGX PCK certificate profile 1.5."""
     svns = [
         _pair(f"{_SGX}.2.{index + 1}", _tlv(2, bytes([svn]))) for index, svn in enumerate(_SVNS)
@@ -251,10 +258,10 @@ def _sgx_extension() -> bytes:
     flags = (b"\xff", b"\0", b"\xff")  # dynamic platform, cached keys, SMT
     settings = [_pair(f"{_SGX}.7.{index + 1}", _tlv(1, flag)) for index, flag in enumerate(flags)]
     parts = (
-        _pair(f"{_SGX}.1", _tlv(4, b"\x11" * 16)),
+        _pair(f"{_SGX}.1", _tlv(4, ppid)),
         _pair(f"{_SGX}.2", _tlv(0x30, b"".join(svns))),
         _pair(f"{_SGX}.3", _tlv(4, bytes(2))),
-        _pair(f"{_SGX}.4", _tlv(4, FMSPC)),
+        _pair(f"{_SGX}.4", _tlv(4, fmspc)),
         _pair(f"{_SGX}.5", _tlv(10, b"\1")),
         _pair(f"{_SGX}.6", _tlv(4, b"\x22" * 16)),
         _pair(f"{_SGX}.7", _tlv(0x30, b"".join(settings))),

@@ -94,15 +94,16 @@ def revocation_list(
     serials: Sequence[int] = (),
     *,
     days: int = 365 * 20,
+    begin: dt.datetime = BEGIN,
     algorithm: hashes.SHA256 | hashes.SHA384 | None = None,
     pss: padding.PSS | None = None,
 ) -> bytes:
-    """A list in DER, of `days` from the begin of all."""
+    """A list in DER, of `days` from `begin` on."""
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer)
-        .last_update(BEGIN)
-        .next_update(BEGIN + dt.timedelta(days=days))
+        .last_update(begin)
+        .next_update(begin + dt.timedelta(days=days))
         .add_extension(x509.CRLNumber(1), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()),
