@@ -241,7 +241,7 @@ def test_a_receipt_takes_no_options_of_evidence(tmp_path: Path) -> None:
     path.write_bytes(ReceiptChain().bundle().encode())
 
     error = error_of(run(path, "--now", "1", "--policy", "dev"))
-    assert "a receipt, which --now, --policy says nothing about" in error.what
+    assert "a receipt is to be verified, which --now, --policy says nothing about" in error.what
 
 
 def test_a_receipt_is_known_whatever_the_order_of_its_fields(tmp_path: Path) -> None:

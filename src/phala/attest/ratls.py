@@ -139,6 +139,15 @@ def is_certificate(data: bytes) -> bool:
         return False
 
 
+def claimed_binding(data: bytes) -> Binding | None:
+    """Whose enclave a certificate says that it is of. Nothing is judged: it may choose by which
+    policy that is done, and what was chosen is asked for by `TlsRules`."""
+    try:
+        return _carried(_decoded(data), TlsRules(legacy=True)).binding
+    except (AttestationError, *_UNFORESEEN):
+        return None
+
+
 def verify_certificate(
     data: bytes,
     policy: Policy,

@@ -21,7 +21,7 @@ from phala.attest import (
     open_evidence,
     verify,
 )
-from phala.attest.envelopes import ENVELOPE_BYTES_MAX
+from phala.attest.envelopes import ENVELOPE_BYTES_MAX, certificates
 from phala.attest.verdict import CONFIDENCE_WORST
 from phala.attest.verify import EVIDENCE_BYTES_MAX
 from phala.cli.evidence_files import items_of, read_collateral
@@ -90,6 +90,8 @@ class Judged:
     opened: Opened
     items: tuple[str, ...]  # the collateral, by name
     verdict: Verdict
+    # What was checked of whatever it came in: number, name, words. Freshness is among them.
+    more: tuple[tuple[int, str, str], ...] = ()
 
 
 class Failed(Exception):
@@ -123,6 +125,13 @@ def judge_file(data: bytes, judge: Judge) -> tuple[Judged, ...]:
                 f"this looks like collateral ({', '.join(sorted(items))}): give the evidence,"
                 " and this file by --collateral"
             )
+        elif is_any_certificate(data):
+            error.mend = (
+                "this is a certificate that carries no evidence of RA-TLS: whoever made it may"
+                " believe it, nobody else has a reason to"
+            )
+        elif data.lstrip()[:1] in (b"{", b"["):
+            error.mend = f"this is JSON of something else; {error.mend}"
         raise
     judged = []
     for number, opened in enumerate(found):
@@ -141,6 +150,15 @@ def judge_file(data: bytes, judge: Judge) -> tuple[Judged, ...]:
             raise Failed(number, opened, error) from error
         judged.append(Judged(opened, tuple(sorted(items)), verdict))
     return tuple(judged)
+
+
+def is_any_certificate(data: bytes) -> bool:
+    """Whether the bytes are X.509, whatever stands in it."""
+    try:
+        certificates(data)
+    except AttestationError:
+        return False
+    return True
 
 
 def check_nonce(verdict: Verdict, nonce: bytes) -> None:
@@ -215,17 +233,17 @@ def _item(judged: Judged, judge: Judge) -> dict[str, Any]:
 
 def text_of(judged: tuple[Judged, ...], judge: Judge) -> str:
     """Green is hardware, up to date and unbroken, that no debugger reads; nothing else is."""
-    lines = _head(judge)
+    lines = head(judge)
     for number, each in enumerate(judged):
         if len(judged) > 1:
             lines += ["", f"{number + 1} of {len(judged)}"]
-        lines += _told(each, judge)
+        lines += told(each, judge)
     return "\n".join(lines)
 
 
 def text_of_failed(failed: Failed, judge: Judge) -> str:
     """What is sure to have been checked, and what failed; the error itself comes after it."""
-    lines = [*_head(judge), f"evidence {failed.number + 1} of the file: {failed.opened.form}"]
+    lines = [*head(judge), f"evidence {failed.number + 1} of the file: {failed.opened.form}"]
     blob, code = failed.opened.evidence.blob, failed.opened.evidence.platform
     name = PLATFORM_NAMES[PlatformCode(code)]
     known = (name, f"{judge.policy.name} accepts it", f"{len(blob)} bytes")
@@ -236,27 +254,29 @@ def text_of_failed(failed: Failed, judge: Judge) -> str:
         sure = at - 1 if at <= _ALONE or at > _LAST_OF_PLATFORM else _ALONE
         what = CHECKS[at - 1] if at <= len(CHECKS) else ""
     for number in range(1, sure + 1):
-        told = known[number - 1] if number <= len(known) else "passed"
-        lines.append(_line(number, CHECKS[number - 1], told, None))
+        words = known[number - 1] if number <= len(known) else "passed"
+        lines.append(line(number, CHECKS[number - 1], words, None))
     lines.append(click.style(f"  {at:2} {what:<12} FAILED", fg="red"))
     return "\n".join(lines)
 
 
-def _head(judge: Judge) -> list[str]:
+def head(judge: Judge) -> list[str]:
+    """By whose time, and by which policy."""
     return [
-        f"judged at   {_when(judge.now)}, by {judge.clock}",
+        f"judged at   {when(judge.now)}, by {judge.clock}",
         f"policy      {plain(judge.policy.name)} ({plain(judge.policy_from)})",
     ]
 
 
-def _told(judged: Judged, judge: Judge) -> list[str]:
+def told(judged: Judged, judge: Judge) -> list[str]:
+    """One piece of evidence; the last line is the verdict."""
     verdict = judged.verdict
     good = verdict.hardware and not verdict.debug and verdict.confidence < CONFIDENCE_WORST
     good = good and verdict.tcb_status is TcbStatus.UP_TO_DATE
     colour = "green" if good else "yellow"
     lines = [f"platform    {PLATFORM_NAMES[verdict.platform]} {plain(verdict.product)}".rstrip()]
-    lines += [_line(number, name, what, colour) for number, name, what in _checks(judged, judge)]
-    if judge.nonce is None:
+    lines += [line(number, name, what, colour) for number, name, what in _checks(judged, judge)]
+    if judge.nonce is None and not judged.more:
         lines.append("     freshness    not checked: no --nonce was given")
     lines += ["", f"measurement {verdict.measurement.hex()}"]
     width = max((len(plain(name)) for name in verdict.measurements), default=0)
@@ -272,7 +292,7 @@ def _told(judged: Judged, judge: Judge) -> list[str]:
     if verdict.platform_id:
         lines.append(f"machine     {verdict.platform_id.hex()}")
     if verdict.issued is not None:
-        lines.append(f"made        {_when(verdict.issued)}")
+        lines.append(f"made        {when(verdict.issued)}")
     lines += [f"note        {plain(note)}" for note in verdict.notes]
     lines.append(f"anchor      {plain(verdict.anchor)}; {ANCHOR_WORDS[verdict.platform]}")
     lines.append(click.style(f"verified; {plain(verdict.anchor)}", fg=colour, bold=True))
@@ -292,7 +312,7 @@ def _checks(judged: Judged, judge: Judge) -> list[tuple[int, str, str]]:
     blocked = "this machine is not blocked"
     if not verdict.platform_id:
         blocked = "the evidence does not name its machine, so none could be blocked"
-    told = (
+    words = (
         PLATFORM_NAMES[verdict.platform],
         f"{plain(judge.policy.name)} accepts {verdict.platform.word}",
         f"{size} bytes of at most {EVIDENCE_BYTES_MAX}; {len(judged.items)} items of collateral",
@@ -305,13 +325,15 @@ def _checks(judged: Judged, judge: Judge) -> list[tuple[int, str, str]]:
         f"{plain(verdict.product) or 'no product is named'}: not excluded",
         blocked,
     )
-    checks = [(at + 1, CHECKS[at], what) for at, what in enumerate(told)]
-    if judge.nonce is not None:
+    checks = [(at + 1, CHECKS[at], what) for at, what in enumerate(words)]
+    checks += judged.more
+    if judge.nonce is not None and not judged.more:
         checks.append((len(CHECKS) + 1, "nonce", "the evidence was made for your nonce"))
     return checks
 
 
-def _line(number: int, name: str, what: str, colour: str | None) -> str:
+def line(number: int, name: str, what: str, colour: str | None) -> str:
+    """One check."""
     return click.style(f"  {number:2} {name:<12}", fg=colour) + f" {what}"
 
 
@@ -333,7 +355,8 @@ def plain(text: str) -> str:
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
-def _when(moment: Moment) -> str:
+def when(moment: Moment) -> str:
+    """For people."""
     try:
         return datetime.fromtimestamp(moment // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (ValueError, OverflowError, OSError):

@@ -129,7 +129,7 @@ class HttpClient:
             try:
                 self._peer(tls.getpeercert(binary_form=True))
             except BaseException:
-                line.writer.close()
+                line.writer.transport.abort()
                 raise
         return line
 

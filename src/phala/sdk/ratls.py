@@ -5,13 +5,15 @@ was made. So nothing is sent before it was judged. An enclave that calls another
 context and the same rules: the caller verifies, so two who must know each other both call.
 """
 
+import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from phala.attest import Policy, TlsRules, TlsVerdict, verify_certificate
-from phala.errors import Refused
+from phala.errors import Refused, Unavailable
 from phala.primitives.types import Moment
 from phala.sdk.trust import Trust
 
@@ -75,3 +77,31 @@ def client_context() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+async def fetch_certificate(host: str, port: int, *, timeout_s: float) -> bytes:
+    """What a TLS server shows, in DER; nothing is judged, and nothing is sent.
+
+    Raises:
+        Unavailable: no server speaks TLS there.
+    """
+    context = client_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # other people's enclaves may be older
+    writer = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(host, port, ssl=context)
+            shown: bytes | None = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    except (OSError, TimeoutError, UnicodeError) as error:
+        raise Unavailable(
+            f"{host}:{port} does not answer over TLS: {type(error).__name__} {error}".rstrip(),
+            mend="see whether it runs, and whether its port speaks TLS",
+        ) from None
+    finally:
+        if writer is not None:
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+    if shown is None:
+        raise PeerRefused("the server shows no certificate", mend="ask another server")
+    return shown
