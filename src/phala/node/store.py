@@ -82,6 +82,18 @@ def _message_key(topic: bytes, count: int) -> bytes:
     return blake2_128(topic) + _number(count)
 
 
+def is_in_use(folder: Path) -> bool:
+    """Whether a process writes to the folder."""
+    try:
+        with (folder / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 class Store:
     """One node's disk, for one thread."""
 
@@ -226,23 +238,19 @@ class Store:
         block: Header,
         body: tuple[bytes, ...],
         justification: bytes,
-        items: Iterable[tuple[bytes, bytes]],
-        messages: Iterable[tuple[bytes, bytes]],
+        entries: Iterable[tuple[str, bytes, bytes]],
     ) -> None:
         """Turn a store that has only genesis into one that has a later block and its state.
 
         Args:
             trail: the blocks before it that changed the authorities, each with its justification.
-            items: the whole state after it.
-            messages: entries of the `messages` table.
+            entries: of the tables `flat` (the whole state after it) and `messages`.
         """
         tables, at = self._tables, _number(block.number)
         with self._writing() as transaction:
             transaction.drop(tables["flat"], delete=False)
-            for key, value in items:
-                transaction.put(key, value, db=tables["flat"])
-            for key, value in messages:
-                transaction.put(key, value, db=tables["messages"])
+            for table, key, value in entries:
+                transaction.put(key, value, db=tables[table])
             for header, data in trail:
                 self._put_header(transaction, header, ())
                 transaction.put(_number(header.number), data, db=tables["justifications"])
