@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from phala.attest import DEV, PlatformCode, Policy
+from phala.attest import DEV, PRODUCTION, PlatformCode, Policy
 from phala.errors import Invalid
 from phala.frame import Block
 from phala.frame.manifest import CODE_KEY
@@ -24,6 +24,8 @@ from phala.runtime.version import SPEC_NAME, SPEC_VERSION
 from phala.runtime.world import Verifier, World
 from phala.trie import State
 
+DEVELOPMENT: Final = "Development"
+CHAIN_TYPES: Final = (DEVELOPMENT, "Local", "Live")  # Substrate's
 CONFIG_BYTES_MAX: Final = 4 * 1024 * 1024
 DECIMALS: Final = 12
 SYMBOL: Final = "PHA"
@@ -80,6 +82,12 @@ class GenesisConfig:
         policy = Policy.decode(self.policy)
         if tuple(int(code) for code in policy.platforms) != self.accepted_platforms:
             raise _wrong("the accepted platforms are not those of the policy")
+        if self.chain_type not in CHAIN_TYPES:
+            raise _wrong(f"its type {self.chain_type!r} is none of {', '.join(CHAIN_TYPES)}")
+        if PlatformCode.SIMULATED in policy.platforms and self.chain_type != DEVELOPMENT:
+            raise _wrong(
+                f"a {self.chain_type} chain accepts simulated evidence, which proves nothing"
+            )
         if not 1 <= self.gatekeeper_threshold <= self.gatekeeper_seats:
             raise _wrong(f"{self.gatekeeper_threshold} of {self.gatekeeper_seats} gatekeepers")
         if not (self.authorities and self.runtimes and self.measurements):
@@ -108,7 +116,7 @@ class GenesisConfig:
         return GenesisConfig(
             name=name,
             id="phala_dev",
-            chain_type="Development",
+            chain_type=DEVELOPMENT,
             balances=tuple((account, DEV_BALANCE) for account in DEV_ACCOUNTS.values()),
             authorities=((authority, 1),),
             accepted_platforms=(int(PlatformCode.SIMULATED),),
@@ -118,6 +126,35 @@ class GenesisConfig:
             gatekeeper_seats=1,
             gatekeeper_threshold=1,
             clusters=(Cluster(FIRST_CLUSTER, DEV_ACCOUNTS["Alice"], k=1, seats=1),),
+        )
+
+    @staticmethod
+    def hardware(
+        *,
+        authority: bytes,
+        measurements: tuple[bytes, ...],
+        runtime_id: Hash,
+        policy: Policy = PRODUCTION,
+        chain_type: str = "Local",
+        name: str = "Phala Local",
+        k: int = 1,
+        seats: int = 1,
+    ) -> "GenesisConfig":
+        """A network whose workers are hardware: the development accounts, one authority, one
+        cluster. Simulated evidence is refused by it, whatever a worker's own files say."""
+        return GenesisConfig(
+            name=name,
+            id=f"phala_{chain_type.lower()}",
+            chain_type=chain_type,
+            balances=tuple((account, DEV_BALANCE) for account in DEV_ACCOUNTS.values()),
+            authorities=((authority, 1),),
+            accepted_platforms=tuple(int(code) for code in policy.platforms),
+            policy=policy.encode(),
+            measurements=measurements,
+            runtimes=(runtime_id,),
+            gatekeeper_seats=1,
+            gatekeeper_threshold=1,
+            clusters=(Cluster(FIRST_CLUSTER, DEV_ACCOUNTS["Alice"], k=k, seats=seats),),
         )
 
     def to_json(self) -> str:

@@ -22,7 +22,7 @@ from phala.attest import (
 from phala.attest.certs import decode_pem
 from phala.attest.intel import verify_intel
 from phala.attest.kept import verify_amd_collateral
-from phala.attest.snp import verify_report
+from phala.attest.snp import CHAIN, REVOKED, verify_report
 from phala.attest.verify import check_verdict
 from phala.errors import Invalid
 from phala.messages.collateral import AMD, INTEL, INTEL_ITEMS, AmdItems, IntelItems
@@ -103,6 +103,12 @@ class Vendors:
         )
         made.root = self.tdx.root
         return made
+
+    def collateral_of(self, vendor: SimulatedIntel | SimulatedAmd) -> dict[str, bytes]:
+        """What the vendor publishes of a machine."""
+        if isinstance(vendor, SimulatedIntel):
+            return vendor.collateral()
+        return {REVOKED: vendor.revoked(), CHAIN: vendor.chain()}
 
     @property
     def verifier(self) -> AttestVerifier:
