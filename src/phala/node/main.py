@@ -24,9 +24,10 @@ from phala.node.engines.builder import run as run_builder
 from phala.node.engines.front import Builder, Front, start_builder
 from phala.node.engines.opening import open_chain, store_of
 from phala.node.engines.solo import Solo
-from phala.node.rpc import author, blocks, chain_head, state, system, transactions
-from phala.node.rpc.server import REQUEST_BYTES_MAX, Door, Methods
+from phala.node.rpc import system
+from phala.node.rpc.server import REQUEST_BYTES_MAX, Door
 from phala.node.rpc.sockets import CONNECTIONS_MAX, BoundedHttp, BoundedWebSocket
+from phala.node.rpc.table import methods_of
 from phala.node.service import Node
 from phala.node.store import Store
 from phala.runtime import Runtime
@@ -86,7 +87,7 @@ def open_node(folder: Path, spec: Path, *, archive: bool) -> tuple[Node, Solo, s
     runtime = Runtime()
     opened = open_chain(folder, spec, runtime, archive=archive)
     node = Node(opened.chain, runtime)
-    return node, Solo(node, opened.key), system.Identity(opened.name, opened.chain_type)
+    return node, Solo(node, opened.keys), system.Identity(opened.name, opened.chain_type)
 
 
 def open_front(
@@ -97,17 +98,6 @@ def open_front(
     chain = View(Store(store_of(folder), reader=True), archive=archive)
     node = Node(chain, Runtime())
     return node, Front(node, builder), identity
-
-
-def methods_of(node: Node, identity: system.Identity) -> Methods:
-    methods = Methods()
-    blocks.register(methods, node)
-    state.register(methods, node)
-    author.register(methods, node)
-    chain_head.register(methods, node)
-    transactions.register(methods, node)
-    system.register(methods, node, identity)
-    return methods
 
 
 def allow_files(needed: int) -> None:

@@ -16,7 +16,8 @@ ANSWER_BYTES_MAX: Final = 15 * 1024 * 1024  # Substrate's default
 SUBSCRIPTIONS_MAX: Final = 1_024  # of one connection; Substrate's default
 PENDING_BYTES_MAX: Final = 2 * ANSWER_BYTES_MAX  # to one slow reader; then it is dropped
 PENDING_MAX: Final = 4_096  # messages, likewise
-PENDING_LOW: Final = 64  # messages: who has many more to send waits for so few
+LOW: Final = 64  # messages that wait: who has many more to send waits for so few
+LOW_BYTES: Final = 1024 * 1024  # likewise
 
 
 class Connection:
@@ -54,13 +55,17 @@ class Connection:
             await self._some.wait()
         message = self._pending.popleft()
         self._pending_bytes -= len(message)
-        if len(self._pending) <= PENDING_LOW:
+        if self._is_low:
             self._low.set()
         return message
 
+    @property
+    def _is_low(self) -> bool:
+        return len(self._pending) <= LOW and self._pending_bytes <= LOW_BYTES
+
     async def room(self) -> None:
         """Return when the peer has read nearly all: for who has more to send than fits."""
-        while len(self._pending) > PENDING_LOW:
+        while not self._is_low:
             self._low.clear()
             await self._low.wait()
 
