@@ -79,7 +79,7 @@ def test_another_authoritys_folder_is_refused(tmp_path: Path) -> None:
     spec = chain.prepare(tmp_path)
     (tmp_path / "grandpa.key").write_text("ab" * 32)
 
-    assert "this node's key is" in refused(tmp_path, spec)
+    assert "this node's keys are" in refused(tmp_path, spec)
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "[]", "\0", "7" * 100, '{"genesis": 1}'])

@@ -136,7 +136,9 @@ class Writer:
         sealed = builder.seal(self.chain.root_with)
         if keys and sealed.authorities is not None:
             following = tuple(Authority(*each) for each in sealed.authorities)
-            ensure_finalizable(sealed.header.number, following, [key.public for key in keys])
+            own = [key.public for key in keys]
+            if not can_finalize(following, own):
+                raise CannotFinalize(sealed.header.number, following, own)
         return self._append(sealed)
 
     def _append(self, sealed: Sealed) -> Growth:
@@ -147,10 +149,15 @@ class Writer:
         """Sign a committed block, and commit its justification: in this order, always.
 
         Of the keys those sign that are authorities after the block's parent, under that set's id.
+
+        Raises:
+            CannotFinalize: they do not weigh enough. Nothing is signed.
         """
         block = self.chain.header(number).hash()
         present = authorities_after(self.chain, BlockNumber(number - 1))
-        weights = present.weights()
+        weights, own = present.weights(), [key.public for key in keys]
+        if not can_finalize(present.authorities, own):
+            raise CannotFinalize(number - 1, present.authorities, own)
         round_ = number + 1
         message = signed_precommit(number, block, round_, present.id)
         votes = tuple(
@@ -218,10 +225,7 @@ def authorities_in(state: Readable) -> AuthoritySet:
     return AuthoritySet(SetId(set_id), AUTHORITIES.decode(found))
 
 
-def ensure_finalizable(
-    number: BlockNumber, authorities: Sequence[Authority], keys: Sequence[bytes]
-) -> None:
-    """Raises `CannotFinalize` where the keys' votes do not weigh enough after block `number`."""
+def can_finalize(authorities: Sequence[Authority], keys: Sequence[bytes]) -> bool:
+    """Whether these keys' votes weigh enough."""
     own = sum(each.weight for each in authorities if each.key in keys)
-    if own < threshold(sum(each.weight for each in authorities)):
-        raise CannotFinalize(number, authorities, keys)
+    return own >= threshold(sum(each.weight for each in authorities))

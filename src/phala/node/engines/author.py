@@ -12,8 +12,9 @@ from typing import Final, TypeAlias
 
 from phala.crypto.signatures import Keypair
 from phala.errors import Refused
+from phala.finality import Authority
 from phala.node.chain import Growth
-from phala.node.writer import Spoilt, Writer
+from phala.node.writer import Spoilt, Writer, can_finalize
 from phala.primitives.types import BlockNumber, Moment
 from phala.runtime import Decoded, InvalidTransaction, Problem
 
@@ -24,15 +25,18 @@ IDLE_S: Final = 3.0
 FULL_BLOCKS_MAX: Final = 3  # that had no room for one extrinsic alone: none will
 
 
-def ensure_authority(key: Keypair, authorities: tuple[bytes, ...]) -> Keypair:
-    """The key, or `Refused` where it is not the chain's one authority."""
-    if authorities != (key.public,):
+def ensure_authority(
+    keys: tuple[Keypair, ...], authorities: tuple[Authority, ...]
+) -> tuple[Keypair, ...]:
+    """The keys, or `Refused` where the chain's authorities are others, by weight."""
+    own = tuple(key.public for key in keys)
+    if not can_finalize(authorities, own):
         raise Refused(
-            f"the chain's authorities are {[each.hex() for each in authorities]}, "
-            f"this node's key is {key.public.hex()}",
+            f"the chain's authorities are {[each.key.hex() for each in authorities]}, "
+            f"this node's keys are {[each.hex() for each in own]}",
             mend="put the authority's key into this node's folder",
         )
-    return key
+    return keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +89,11 @@ def _broke() -> InvalidTransaction:
 class Author:
     """The one authority's pen."""
 
-    def __init__(self, writer: Writer, key: Keypair, tell: Callable[[News], None]) -> None:
+    def __init__(
+        self, writer: Writer, keys: tuple[Keypair, ...], tell: Callable[[News], None]
+    ) -> None:
         self.writer = writer
-        self._key = key
+        self._keys = keys
         self._tell = tell
         self._waiting: deque[Handed] = deque()
         self._applied: list[Handed] = []  # in the open block, in order
@@ -190,7 +196,7 @@ class Author:
         parent = chain.head
         self.backlog = self.full
         self._work_on_top = self.writer.extrinsics > 0
-        growth = self.writer.seal(self._key)
+        growth = self.writer.seal(*self._keys)
         fallen, self._fallen, self._applied = tuple(self._fallen), [], []
         self.full = False
         self._tell(Written(growth, fallen))
@@ -199,4 +205,4 @@ class Author:
 
     def finalize(self, number: BlockNumber) -> None:
         """Sign a committed block, commit its justification, then tell of it."""
-        self._tell(Justified(number, self.writer.finalize(number, self._key)))
+        self._tell(Justified(number, self.writer.finalize(number, *self._keys)))

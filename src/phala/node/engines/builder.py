@@ -39,7 +39,7 @@ class Builder:
         opened = _opened(folder, spec, runtime, archive=archive)
         self._chain = opened.chain
         self._chain.others_at = -1
-        self._author = Author(Writer(self._chain, runtime), opened.key, self._tell)
+        self._author = Author(Writer(self._chain, runtime), opened.keys, self._tell)
         self._written = time.monotonic() - WORK_S
         self._said: list[bytes] = []
         self._send(wire.READY, f"{opened.name}\0{opened.chain_type}".encode())

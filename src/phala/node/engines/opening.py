@@ -4,19 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phala.crypto.signatures import Keypair
-from phala.finality import AUTHORITIES, AUTHORITIES_KEY
+from phala.finality import Authority
 from phala.node.chain import Chain, View
 from phala.node.engines.author import ensure_authority
-from phala.node.keys import load_grandpa_key
+from phala.node.keys import load_grandpa_keys
 from phala.node.spec import ensure_begun, load_chain_spec
 from phala.node.store import Store
+from phala.node.writer import authorities_after
 from phala.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
     chain: Chain
-    key: Keypair
+    keys: tuple[Keypair, ...]  # that finalize, while authorities change of both sets
     name: str  # of the chain, for people
     chain_type: str
 
@@ -25,22 +26,21 @@ def store_of(folder: Path) -> Path:
     return folder / "db"
 
 
-def authorities_of(chain: View) -> tuple[bytes, ...]:
-    """The keys that finalize the block after the head."""
-    known = chain.state_at(chain.head.number).get(AUTHORITIES_KEY)
-    return tuple(each.key for each in AUTHORITIES.decode(known or b"\0"))
+def authorities_of(chain: View) -> tuple[Authority, ...]:
+    """Who finalizes the block after the head."""
+    return authorities_after(chain, chain.head.number).authorities
 
 
 def open_chain(folder: Path, spec: Path, runtime: Runtime, *, archive: bool) -> Opened:
     """The chain of a folder, made at the first start."""
     found = load_chain_spec(spec)
-    key = load_grandpa_key(folder / "grandpa.key")
+    keys = load_grandpa_keys(folder)
     store = Store(store_of(folder))
     try:
         ensure_begun(store, found, runtime)
         chain = Chain(store, archive=archive)
-        ensure_authority(key, authorities_of(chain))
+        ensure_authority(keys, authorities_of(chain))
     except BaseException:
         store.close()
         raise
-    return Opened(chain, key, found.name, found.chain_type)
+    return Opened(chain, keys, found.name, found.chain_type)

@@ -22,11 +22,11 @@ BUILD_S_MAX: Final = 0.4  # executing; what is left goes into the next block
 class Solo:
     """Writes blocks on the head of one node."""
 
-    def __init__(self, node: Node, key: Keypair) -> None:
+    def __init__(self, node: Node, keys: tuple[Keypair, ...]) -> None:
         assert isinstance(node.chain, Chain)
         self.node = node
         self._chain = node.chain
-        self.author = Author(Writer(node.chain, node.runtime), key, self._hear)
+        self.author = Author(Writer(node.chain, node.runtime), keys, self._hear)
         self._handover = Handover(node)
         self._wake = asyncio.Event()
         self._written = time.monotonic() - WORK_S
