@@ -11,6 +11,7 @@ from phala.messages.payloads.system import SYSTEM_PAYLOAD
 from phala.messages.registration import Evidence
 from phala.messages.state import WORKER_INFO, WorkerInfo, worker_key
 from phala.messages.types import WorkerId
+from phala.primitives.header import Header
 from phala.primitives.types import Hash, Moment
 from phala.runtime import GenesisConfig, Runtime
 from phala.runtime.world import CALLS, World
@@ -38,6 +39,10 @@ class Ground:
 
     def register(self, worker: WorkerKeys) -> WorkerInfo:
         self.chain.block(worker.register(self.chain.header))
+        return self.info(worker.worker)
+
+    def register_bound(self, worker: WorkerKeys, bound: Header) -> WorkerInfo:
+        self.chain.block(worker.register(bound))
         return self.info(worker.worker)
 
     def info(self, worker: WorkerId) -> WorkerInfo:
@@ -95,3 +100,21 @@ def ground(policy: Policy = PRODUCTION, *, seats: int = 1, k: int = 1) -> Ground
     chain.now = NOW
     chain.block()
     return Ground(chain, vendors)
+
+
+_UUIDS = {
+    "VCEK": "63da758de6644564adc5f4b93be8accd",
+    "ASK": "4ab7b379bbac4fe4a02f05aef327c782",
+    "ARK": "c0b406a4a803495297433fb6014cd0ae",
+}
+
+
+def host_table(certificates: dict[str, bytes]) -> bytes:
+    """What an SEV-SNP host hands out behind a report: entries, an empty one, certificates."""
+    head, tail = b"", b""
+    start = 24 * (len(certificates) + 1)
+    for name, body in certificates.items():
+        place = (start + len(tail)).to_bytes(4, "little") + len(body).to_bytes(4, "little")
+        head += bytes.fromhex(_UUIDS[name]) + place
+        tail += body
+    return head.ljust(start, b"\0") + tail

@@ -1,18 +1,34 @@
 """Registration of hardware through the real runtime, by collateral that the chain keeps."""
 
-from dataclasses import replace
+import random
+from dataclasses import fields, replace
 
 import pytest
-from tests.unit.hardware import DAY_MS, HOUR_MS, Ground, ground
+from tests.unit.hardware import RUNTIME_ID, Ground, ground, host_table
 
-from phala.attest import PRODUCTION
-from phala.messages.collateral import CollateralKey
+from phala.attest import DEV
+from phala.errors import Invalid
+from phala.frame import Root
+from phala.messages.registration import PURPOSE_REGISTER, Evidence, report_data
 from phala.messages.state import WORKER_ACTIVE
+from phala.pallets.registry.errors import PolicyRefused
+from phala.pallets.registry.records import Signer
 from phala.primitives.types import BlockNumber, Hash
-from phala.runtime import InvalidTransaction, Problem
-from phala.testing.vendors import Hardware, submit_amd, submit_intel
+from phala.runtime import GenesisConfig, InvalidTransaction, Problem
+from phala.tee.platform import ReportData
+from phala.tee.simulated import SimulatedPlatform, measure
+from phala.tee.simulated_key import SimulatedKey
+from phala.testing.intel_pki import TD_PLAIN
+from phala.testing.vendors import Hardware, Vendors, submit_amd, submit_intel
 from phala.testing.worker import WorkerKeys, register_extrinsic
 
+# Orders of the curves: SEC 2, sections 2.4.2 and 2.5.1.
+P256 = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+P384 = int(
+    "ffffffffffffffffffffffffffffffffffffffffffffffff"
+    "c7634d81f4372ddf581a0db248b0a77aecec196accc52973",
+    16,
+)
 EVIDENCE_REFUSED, REPORT_DATA, MEASUREMENT, USED, HEIGHT, FORK = 7, 8, 9, 11, 2, 3
 NO_COLLATERAL, BLOCKED = 16, 17
 
@@ -60,3 +76,258 @@ def test_without_collateral_on_the_chain_nothing_registers(kind: str) -> None:
     worker = bare.worker(Hardware(getattr(bare.vendors, kind)))
 
     assert refused(bare, worker.register(bare.chain.header)) == NO_COLLATERAL
+
+
+# ---- what fooled others: reference/tee.md §10, the chain's part
+
+
+def test_stale_replay_an_old_height_is_refused(site: Ground) -> None:
+    worker, bound = site.worker(Hardware(site.vendors.tdx)), site.chain.header
+    early = worker.register(bound)
+    for _ in range(600):
+        site.chain.block()
+
+    assert refused(site, early) == HEIGHT
+
+
+def test_stale_replay_the_last_height_of_the_window_is_taken(site: Ground) -> None:
+    worker, bound = site.worker(Hardware(site.vendors.tdx)), site.chain.header
+    for _ in range(599):
+        site.chain.block()
+
+    assert site.register_bound(worker, bound).attested_height == bound.number
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 1000])
+def test_stale_replay_a_future_height_is_refused(site: Ground, ahead: int) -> None:
+    worker, head = site.worker(Hardware(site.vendors.tdx)), site.chain.header
+    later = replace(head, number=BlockNumber(head.number + ahead))
+
+    assert refused(site, worker.register(later)) == HEIGHT
+
+
+def test_stale_replay_a_block_of_another_fork_is_refused(site: Ground) -> None:
+    worker, head = site.worker(Hardware(site.vendors.tdx)), site.chain.header
+
+    assert refused(site, worker.register(replace(head, state_root=Hash(bytes(32))))) == FORK
+
+
+def test_stale_replay_the_same_quote_counts_once(site: Ground) -> None:
+    extrinsic = site.worker(Hardware(site.vendors.tdx)).register(site.chain.header)
+    site.chain.block(extrinsic)
+
+    assert refused(site, extrinsic) == USED
+
+
+def test_stale_replay_two_uses_of_a_quote_in_one_block_are_one(site: Ground) -> None:
+    worker = site.worker(Hardware(site.vendors.tdx))
+    body = worker.registration(site.chain.header)
+    first = register_extrinsic(worker.signed(body))
+    padded = replace(body.evidence, blob=body.evidence.blob + bytes(64))
+    second = register_extrinsic(worker.signed(replace(body, evidence=padded)))
+    site.chain.validator().validate(second)  # alone it would be good
+
+    builder = site.chain.open()
+    builder.apply(first)
+    with pytest.raises(InvalidTransaction) as refusal:
+        builder.apply(second)
+    assert refusal.value.custom == USED
+
+
+@pytest.mark.parametrize("kind", ["tdx", "sgx", "amd"])
+def test_stale_replay_a_malleated_copy_of_a_used_quote_is_refused(site: Ground, kind: str) -> None:
+    worker = site.worker(Hardware(getattr(site.vendors, kind)))
+    body = worker.registration(site.chain.header)
+    site.chain.block(register_extrinsic(worker.signed(body)))
+    blob = malleated(kind, body.evidence.blob)
+    assert blob != body.evidence.blob
+
+    copy = replace(body, evidence=replace(body.evidence, blob=blob))
+
+    assert refused(site, register_extrinsic(worker.signed(copy))) == USED
+
+
+def malleated(kind: str, blob: bytes) -> bytes:
+    """Another signature over the same bytes, that verifies as well: (r, n - s)."""
+    at, size, order, byteorder = {
+        "tdx": (48 + 584 + 4 + 32, 32, P256, "big"),
+        "sgx": (48 + 384 + 4 + 32, 32, P256, "big"),
+        "amd": (0x2E8, 72, P384, "little"),
+    }[kind]
+    s = int.from_bytes(blob[at : at + size], byteorder)  # type: ignore[arg-type]
+    other = (order - s).to_bytes(size, byteorder)  # type: ignore[arg-type]
+    return blob[:at] + other + blob[at + size :]
+
+
+def test_stale_replay_evidence_of_another_worker_is_refused(site: Ground) -> None:
+    mine, thief = (site.worker(Hardware(site.vendors.tdx), seed) for seed in (1, 2))
+    body, stolen = thief.registration(site.chain.header), mine.registration(site.chain.header)
+
+    taken = replace(body, evidence=stolen.evidence)
+
+    assert refused(site, register_extrinsic(thief.signed(taken))) == REPORT_DATA
+
+
+@pytest.mark.parametrize("purpose", [b"user", b"ra-tls", b"key-release", b""])
+def test_quote_repurposing_evidence_of_another_purpose_is_refused(
+    site: Ground, purpose: bytes
+) -> None:
+    worker, head = site.worker(Hardware(site.vendors.tdx)), site.chain.header
+    body = worker.registration(head)
+    said = report_data(purpose, body.manifest, body.block_hash, body.height)
+    other = replace(body.evidence, blob=worker.platform.quote(ReportData(said)))
+
+    body = replace(body, evidence=other)
+
+    assert refused(site, register_extrinsic(worker.signed(body))) == REPORT_DATA
+
+
+def test_another_chains_genesis_is_bound(site: Ground) -> None:
+    worker, head = site.worker(Hardware(site.vendors.tdx)), site.chain.header
+    body = worker.registration(head)
+    elsewhere = replace(body.manifest, genesis=Hash(bytes(32)))
+    said = report_data(PURPOSE_REGISTER, elsewhere, body.block_hash, body.height)
+    other = replace(body.evidence, blob=worker.platform.quote(ReportData(said)))
+
+    assert refused(site, register_extrinsic(worker.signed(replace(body, evidence=other)))) == (
+        REPORT_DATA
+    )
+
+
+def test_prover_chosen_collateral_there_is_no_place_for_it(site: Ground) -> None:
+    """What an SEV-SNP report's own table names beside its key is not looked at."""
+    worker = site.worker(Hardware(site.vendors.amd))
+    body = worker.registration(site.chain.header)
+    assert {each.name for each in fields(body)} == {
+        *("version", "manifest", "height", "block_hash", "evidence", "encryption_key"),
+        *("key_signature", "devices"),
+    }
+    report, key = body.evidence.blob[:1184], site.vendors.amd.key()
+    table = host_table({"VCEK": key, "ASK": b"forged", "ARK": b"forged"})
+    forged = replace(body, evidence=replace(body.evidence, blob=report + table))
+
+    site.chain.block(register_extrinsic(worker.signed(forged)))
+
+    assert site.info(worker.worker).state == WORKER_ACTIVE
+
+
+@pytest.mark.parametrize("attributes", [TD_PLAIN | 1, TD_PLAIN | 1 << 63])
+def test_debug_accepted_no_debuggable_or_odd_enclave_registers(
+    site: Ground, attributes: int
+) -> None:
+    worker = site.worker(Hardware(site.vendors.tdx, attributes))
+
+    assert refused(site, worker.register(site.chain.header)) == EVIDENCE_REFUSED
+
+
+def test_self_signed_evidence_is_refused(site: Ground) -> None:
+    worker = site.worker(Hardware(Vendors().tdx))
+
+    assert refused(site, worker.register(site.chain.header)) == EVIDENCE_REFUSED
+
+
+def test_attestation_bypass_simulated_evidence_is_refused_whatever_the_worker_says(
+    site: Ground,
+) -> None:
+    simulated = SimulatedPlatform(measurement=measure(b"code"), key=SimulatedKey.generate())
+    worker = WorkerKeys(b"s" * 32, site.chain.genesis, simulated, 0, RUNTIME_ID)
+    assert refused(site, worker.register(site.chain.header)) == 6  # PlatformNotAccepted
+    worker.platform_code = 2  # it says that it is TDX
+    assert refused(site, worker.register(site.chain.header)) == EVIDENCE_REFUSED
+
+
+def test_no_chain_but_a_development_one_can_accept_simulated_evidence() -> None:
+    key = SimulatedKey.generate()
+    dev = GenesisConfig.dev(
+        authority=b"a" * 32,
+        simulated_root=key.public_root,
+        measurement=measure(b"code"),
+        runtime_id=RUNTIME_ID,
+    )
+    for chain_type in ("Local", "Live"):
+        with pytest.raises(Invalid, match="accepts simulated evidence"):
+            replace(dev, chain_type=chain_type)
+        text = dev.to_json().replace('"Development"', f'"{chain_type}"', 1)
+        with pytest.raises(Invalid, match="accepts simulated evidence"):
+            GenesisConfig.from_json(text)
+
+
+def test_governance_cannot_turn_a_chain_of_hardware_into_a_simulated_one(site: Ground) -> None:
+    dev = DEV.trusting(SimulatedKey.generate().public_root).encode()
+    with pytest.raises(PolicyRefused):
+        site.govern(lambda world: world.registry.set_policy(Root(), dev, 0))
+
+
+@pytest.mark.parametrize("what", ["tdx", "sgx", "amd"])
+def test_another_code_is_refused(site: Ground, what: str) -> None:
+    vendor = getattr(site.vendors, what)
+    site.govern(lambda world: world.registry.allowed_measurements.put((b"other",)))
+    worker = site.worker(Hardware(vendor))
+
+    assert refused(site, worker.register(site.chain.header)) == MEASUREMENT
+
+
+def test_what_an_allowed_signer_signs_registers_from_a_version_on(site: Ground) -> None:
+    worker = site.worker(Hardware(site.vendors.sgx))
+    site.govern(lambda world: world.registry.allowed_measurements.put((b"other",)))
+    for signer, good in (
+        (Signer(b"\x44" * 32, 7, 2), False),
+        (Signer(b"\x44" * 32, 8, 1), False),
+        (Signer(b"\x45" * 32, 7, 1), False),
+        (Signer(b"\x44" * 32, 7, 1), True),
+    ):
+        site.govern(lambda world, each=signer: world.registry.allow_signer(Root(), each))
+        extrinsic = worker.register(site.chain.header)
+        if good:
+            site.chain.block(extrinsic)
+        else:
+            assert refused(site, extrinsic) == MEASUREMENT
+    assert site.info(worker.worker).signer == b"\x44" * 32
+
+
+def test_an_earlier_evaluation_is_tried_where_a_later_one_refuses(site: Ground) -> None:
+    vendors, worker = site.vendors, site.worker(Hardware(site.vendors.tdx))
+    site.chain.block(
+        submit_intel(vendors.tdx.collateral(levels=[("OutOfDate", ["INTEL-SA-00001"])], number=21))
+    )
+    assert site.register(worker).number == 20
+
+    site.govern(lambda world: world.collateral.raise_floor(Root(), 21, 0))
+    worker.epoch = 2
+
+    assert refused(site, worker.register(site.chain.header)) == EVIDENCE_REFUSED
+
+
+@pytest.mark.parametrize("status", ["OutOfDate", "Revoked", "ConfigurationNeeded"])
+def test_a_platform_that_is_not_up_to_date_is_refused(status: str) -> None:
+    site = ground()
+    levels = [(status, [])]
+    site.chain.block(submit_intel(site.vendors.tdx.collateral(levels=levels)))
+
+    worker = site.worker(Hardware(site.vendors.tdx))
+
+    assert refused(site, worker.register(site.chain.header)) == EVIDENCE_REFUSED
+
+
+def test_a_revoked_platform_is_refused() -> None:
+    site = ground()
+    serial = site.vendors.tdx.pck.serial_number
+    site.chain.block(submit_intel(site.vendors.tdx.collateral(revoked=[serial])))
+
+    worker = site.worker(Hardware(site.vendors.tdx))
+
+    assert refused(site, worker.register(site.chain.header)) == EVIDENCE_REFUSED
+
+
+@pytest.mark.parametrize("size", [0, 1, 47, 432, 4095, 16 * 1024])
+@pytest.mark.parametrize("platform", [1, 2, 3, 4, 5, 6, 7, 200])
+def test_parser_bombs_random_evidence_is_refused_by_a_number(
+    site: Ground, size: int, platform: int
+) -> None:
+    worker = site.worker(Hardware(site.vendors.tdx))
+    body = worker.registration(site.chain.header)
+    blob = random.Random(size).randbytes(size)
+    for head in (b"", body.evidence.blob[:632], site.vendors.amd.report()[:1184]):
+        bomb = Evidence(platform, (head + blob)[: 16 * 1024])
+        with pytest.raises(InvalidTransaction):
+            site.chain.block(register_extrinsic(worker.signed(replace(body, evidence=bomb))))
