@@ -252,6 +252,7 @@ class PhalaRegistry(Pallet):
         self.clusters = clusters
         self.collateral = collateral
         self.verifier = verifier
+        self._has_room = False  # in this block, for looking at workers again
 
     # ---- for other pallets
 
@@ -410,12 +411,13 @@ class PhalaRegistry(Pallet):
     # ---- time
 
     def on_initialize(self) -> int:
-        """Room for what `on_finalize` does."""
-        return LIFE_REF_TIME if life.is_pending(self) else IDLE_REF_TIME
+        """Room for what `on_finalize` does: what turns up in a block is for the next one."""
+        self._has_room = life.is_pending(self)
+        return LIFE_REF_TIME if self._has_room else IDLE_REF_TIME
 
     def on_finalize(self) -> None:
         """Some of the workers whose evidence grew old, or whose platforms stand otherwise."""
-        if life.is_pending(self):
+        if self._has_room:
             life.go_on(self)
 
     # ---- what governance says
