@@ -32,6 +32,16 @@ class Pays(enum.IntEnum):
     NO = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a call took on the reference machine: at least, and for each of what it counts."""
+
+    ref_time: int
+    each: int = 0
+    proof_size: int = 0
+    proof_each: int = 0
+
+
 WEIGHT: Final[Descriptor[Weight]] = Described(("sp_weights", "weight_v2", "Weight"), scale(Weight))
 DISPATCH_CLASS: Final = Choice(
     ("frame_support", "dispatch", "DispatchClass"), ("Normal", "Operational", "Mandatory")

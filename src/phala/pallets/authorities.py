@@ -109,8 +109,8 @@ class Keys(Protocol):
     def has_keys(self, who: AccountId, /) -> bool: ...
 
 
-def weight_of_each(items: tuple[object, ...]) -> int:
-    return EACH_REF_TIME * len(items)
+def count_of(items: tuple[object, ...]) -> int:
+    return len(items)
 
 
 class Authorities(Pallet):
@@ -181,7 +181,7 @@ class Authorities(Pallet):
 
     # ---- calls
 
-    @call(60 * MICROSECOND, weigh=weight_of_each)
+    @call(60 * MICROSECOND, count=count_of, each=EACH_REF_TIME)
     def set_members(self, origin: Origin, members: Annotated[Members, MEMBERS]) -> None:
         """Say who is to finalize by session keys, and with which weight: the chain itself may.
 
@@ -194,7 +194,7 @@ class Authorities(Pallet):
         self.members.put(members)
         self.emit(MembersSet(len(members)))
 
-    @call(60 * MICROSECOND, weigh=weight_of_each)
+    @call(60 * MICROSECOND, count=count_of, each=EACH_REF_TIME)
     def force_authorities(self, origin: Origin, authorities: Annotated[KeySet, KEY_SET]) -> None:
         """Have other keys finalize every later block, whatever sessions say until members are
         set again: the chain itself may."""

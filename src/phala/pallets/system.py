@@ -51,6 +51,7 @@ KEY: Final = Bytes(bytes_max=1024)
 KEYS: Final = Vector(KEY, items_max=10_000)
 ITEMS: Final = Vector(Tuple((KEY, Bytes(bytes_max=REMARK_BYTES_MAX))), items_max=10_000)
 ITEM_REF_TIME: Final = 10 * MICROSECOND
+BYTE_REF_TIME: Final = 2_000  # to carry one, and hash it
 NO_HASH: Final = Hash(bytes(32))
 
 
@@ -169,12 +170,12 @@ def manifest_of(code: bytes) -> Manifest:
         raise FailedToExtractRuntimeVersion from None
 
 
-def weight_of_items(items: Sequence[object]) -> int:
-    return ITEM_REF_TIME * len(items)
+def count_of(items: Sequence[object]) -> int:
+    return len(items)
 
 
-def weight_of_subkeys(_prefix: bytes, subkeys: int) -> int:
-    return ITEM_REF_TIME * (subkeys + 1)
+def count_of_subkeys(_prefix: bytes, subkeys: int) -> int:
+    return subkeys + 1
 
 
 class System(Pallet):
@@ -260,7 +261,7 @@ class System(Pallet):
 
     # ---- calls
 
-    @call(20 * MICROSECOND)
+    @call(20 * MICROSECOND, count=count_of, each=BYTE_REF_TIME)
     def remark(
         self,
         origin: Origin,
@@ -336,7 +337,12 @@ class System(Pallet):
         self.block.logs.append(RuntimeEnvironmentUpdated())
         self.emit(CodeUpdated())
 
-    @call(20 * MICROSECOND, dispatch_class=DispatchClass.OPERATIONAL, weigh=weight_of_items)
+    @call(
+        20 * MICROSECOND,
+        dispatch_class=DispatchClass.OPERATIONAL,
+        count=count_of,
+        each=ITEM_REF_TIME,
+    )
     def set_storage(
         self, origin: Origin, items: Annotated[tuple[tuple[bytes, bytes], ...], ITEMS]
     ) -> None:
@@ -345,14 +351,24 @@ class System(Pallet):
         for key, value in items:
             self.state.put(key, value)
 
-    @call(20 * MICROSECOND, dispatch_class=DispatchClass.OPERATIONAL, weigh=weight_of_items)
+    @call(
+        20 * MICROSECOND,
+        dispatch_class=DispatchClass.OPERATIONAL,
+        count=count_of,
+        each=ITEM_REF_TIME,
+    )
     def kill_storage(self, origin: Origin, keys: Annotated[tuple[bytes, ...], KEYS]) -> None:
         """Delete keys of the state: the chain itself may, to mend it."""
         ensure_root(origin)
         for key in keys:
             self.state.delete(key)
 
-    @call(20 * MICROSECOND, dispatch_class=DispatchClass.OPERATIONAL, weigh=weight_of_subkeys)
+    @call(
+        20 * MICROSECOND,
+        dispatch_class=DispatchClass.OPERATIONAL,
+        count=count_of_subkeys,
+        each=ITEM_REF_TIME,
+    )
     def kill_prefix(
         self, origin: Origin, prefix: Annotated[bytes, KEY], subkeys: Annotated[int, U32]
     ) -> None:
@@ -361,7 +377,7 @@ class System(Pallet):
         for key in tuple(islice(self.state.keys(prefix), subkeys)):
             self.state.delete(key)
 
-    @call(200 * MICROSECOND)
+    @call(30 * MICROSECOND, count=count_of, each=BYTE_REF_TIME)
     def remark_with_event(
         self, origin: Origin, remark: Annotated[bytes, Bytes(bytes_max=REMARK_BYTES_MAX)]
     ) -> None:

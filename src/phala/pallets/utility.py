@@ -93,7 +93,11 @@ class IfElseFallbackCalled:
 
 
 def weight_of_all(calls: tuple[Call, ...]) -> int:
-    return sum(each.info.weight.ref_time + EACH_REF_TIME for each in calls)
+    return sum(each.info.weight.ref_time for each in calls)
+
+
+def count_of(calls: tuple[Call, ...]) -> int:
+    return len(calls)
 
 
 def weight_of_inner(_index: int, inner: Call) -> int:
@@ -121,7 +125,7 @@ class Utility(Pallet):
         super().__init__(block)
         self.dispatcher = dispatcher
 
-    @call(20 * MICROSECOND, weigh=weight_of_all)
+    @call(20 * MICROSECOND, weigh=weight_of_all, count=count_of, each=EACH_REF_TIME)
     def batch(self, origin: Origin, calls: Annotated[tuple[Call, ...], CALLS]) -> None:
         """Run calls up to the first that fails; what was done stays done."""
         ensure_caller(origin)
@@ -145,7 +149,7 @@ class Utility(Pallet):
         if error is not None:
             raise InnerRefused(error)
 
-    @call(20 * MICROSECOND, weigh=weight_of_all)
+    @call(20 * MICROSECOND, weigh=weight_of_all, count=count_of, each=EACH_REF_TIME)
     def batch_all(self, origin: Origin, calls: Annotated[tuple[Call, ...], CALLS]) -> None:
         """Run all calls, or none of them."""
         ensure_caller(origin)
@@ -169,7 +173,7 @@ class Utility(Pallet):
         error = self.dispatcher.dispatch(call, as_origin)
         self.emit(DispatchedAs(dispatch_result(error)))
 
-    @call(20 * MICROSECOND, weigh=weight_of_all)
+    @call(20 * MICROSECOND, weigh=weight_of_all, count=count_of, each=EACH_REF_TIME)
     def force_batch(self, origin: Origin, calls: Annotated[tuple[Call, ...], CALLS]) -> None:
         """Run all calls, also after one that fails."""
         ensure_caller(origin)

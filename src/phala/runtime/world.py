@@ -54,6 +54,7 @@ from phala.runtime.version import (
     SPEC_NAME,
     SPEC_VERSION,
 )
+from phala.runtime.weights import declared
 
 # The numbers are wire format: never reuse one. Those of 0 to 7 are Phala's own chain's where it has
 # the pallet, those of 84 to 86 too. Hooks run in this order.
@@ -79,7 +80,7 @@ PALLETS: Final[Mapping[int, type[Pallet]]] = MappingProxyType(
         87: PhalaCollateral,
     }
 )
-CALLS: Final = Calls(PALLETS)
+CALLS: Final = Calls(PALLETS, declared())
 ERRORS: Final = Errors(PALLETS)
 
 

@@ -139,8 +139,8 @@ class Currency(Protocol):
     ) -> Balance: ...
 
 
-def weight_of_subs(subs: Sequence[tuple[AccountId, Data]]) -> int:
-    return SUB_REF_TIME * (len(subs) + SUBS_MAX)
+def count_of(items: Sequence[object]) -> int:
+    return len(items)
 
 
 class Identity(Pallet):
@@ -187,7 +187,7 @@ class Identity(Pallet):
         self.identity_of.put(who, Registration(kept, after, info))
         self.emit(IdentitySet(who))
 
-    @call(100 * MICROSECOND, weigh=weight_of_subs)
+    @call(100 * MICROSECOND + SUBS_MAX * SUB_REF_TIME, count=count_of, each=SUB_REF_TIME)
     def set_subs(
         self, origin: Origin, subs: Annotated[tuple[tuple[AccountId, Data], ...], NAMED]
     ) -> None:

@@ -3,6 +3,7 @@
 Source: `pallet-preimage`: calls, events, errors, their numbers, its storage and its rules.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final, Protocol
 
@@ -49,8 +50,8 @@ class Currency(Protocol):
     def release(self, reason: int, who: AccountId, amount: Balance) -> Balance: ...
 
 
-def weight_of_bytes(data: bytes) -> int:
-    return len(data) * BYTE_REF_TIME
+def count_of(data: Sequence[object]) -> int:
+    return len(data)
 
 
 class Preimage(Pallet):
@@ -116,7 +117,7 @@ class Preimage(Pallet):
 
     # ---- calls
 
-    @call(60 * MICROSECOND, weigh=weight_of_bytes)
+    @call(60 * MICROSECOND, count=count_of, each=BYTE_REF_TIME)
     def note_preimage(
         self, origin: Origin, bytes_: Annotated[bytes, Bytes(bytes_max=SIZE_MAX)]
     ) -> None:
