@@ -12,6 +12,7 @@ from phala.finality import LightHead, advance, start
 from phala.finality.light import AUTHORITIES_KEY
 from phala.node.chain import Chain
 from phala.node.keys import load_grandpa_key, load_grandpa_keys
+from phala.node.runtimes.table import Runtimes
 from phala.node.spec import ensure_begun, load_chain_spec
 from phala.node.store import Store
 from phala.node.writer import CannotFinalize, Writer
@@ -32,7 +33,7 @@ class Own:
         self.store = Store(folder / "db")
         ensure_begun(self.store, load_chain_spec(spec), self.runtime)
         self.chain = Chain(self.store)
-        self.writer = Writer(self.chain, self.runtime)
+        self.writer = Writer(self.chain, Runtimes(self.runtime))
         self.key = load_grandpa_key(folder / "grandpa.key")
         genesis = self.chain.header(BlockNumber(0))
         proof = self.chain.prove([AUTHORITIES_KEY], BlockNumber(0))

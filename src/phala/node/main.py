@@ -22,7 +22,7 @@ from phala.errors import PhalaError, Unavailable
 from phala.node.chain import View
 from phala.node.engines.builder import run as run_builder
 from phala.node.engines.front import Builder, Front, start_builder
-from phala.node.engines.opening import open_chain, store_of
+from phala.node.engines.opening import open_chain, runtimes_of, store_of
 from phala.node.engines.solo import Solo
 from phala.node.rpc import system
 from phala.node.rpc.server import REQUEST_BYTES_MAX, Door
@@ -30,7 +30,6 @@ from phala.node.rpc.sockets import CONNECTIONS_MAX, BoundedHttp, BoundedWebSocke
 from phala.node.rpc.table import methods_of
 from phala.node.service import Node
 from phala.node.store import Store
-from phala.runtime import Runtime
 
 LOG: Final = logging.getLogger("phala.node")
 PORT: Final = 9944  # Substrate's
@@ -84,9 +83,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 def open_node(folder: Path, spec: Path, *, archive: bool) -> tuple[Node, Solo, system.Identity]:
     """A node in this one process, as tests and simulations have it."""
-    runtime = Runtime()
-    opened = open_chain(folder, spec, runtime, archive=archive)
-    node = Node(opened.chain, runtime)
+    runtimes = runtimes_of(folder)
+    opened = open_chain(folder, spec, runtimes, archive=archive)
+    node = Node(opened.chain, runtimes)
     return node, Solo(node, opened.keys), system.Identity(opened.name, opened.chain_type)
 
 
@@ -96,7 +95,7 @@ def open_front(
     """What this process has of a node whose chain another one writes."""
     identity = system.Identity(*builder.wait_ready())
     chain = View(Store(store_of(folder), reader=True), archive=archive)
-    node = Node(chain, Runtime())
+    node = Node(chain, runtimes_of(folder))
     return node, Front(node, builder), identity
 
 

@@ -9,9 +9,10 @@ from typing import Final, TypeAlias
 from phala.crypto.hashes import blake2_256
 from phala.node.chain import View
 from phala.node.core.pool import Change, Pool, Pooled, Status
+from phala.node.runtimes.table import AnyRuntime, AnyValidator, Runtimes
 from phala.primitives.header import Header
 from phala.primitives.types import BlockNumber, Hash, Moment
-from phala.runtime import InvalidTransaction, Problem, Runtime, Source, Validator, decode
+from phala.runtime import InvalidTransaction, Problem, Source, Validator, decode
 from phala.trie import State
 
 LOG: Final = logging.getLogger("phala.node")
@@ -50,18 +51,27 @@ Listener: TypeAlias = Callable[[Happening], None]
 class Node:
     """One chain and one pool. Everything here runs on one event loop's thread."""
 
-    def __init__(self, chain: View, runtime: Runtime) -> None:
+    def __init__(self, chain: View, runtimes: Runtimes) -> None:
         self.chain = chain
         self.prove: Prove  # set by whoever has the trie
-        self.runtime = runtime
+        self.runtimes = runtimes
         self.pool = Pool()
         self.has_work: Callable[[], None] = lambda: None  # called when the pool takes something
-        self._validator: Validator | None = None  # of the present head
+        self._validator: AnyValidator | None = None  # of the present head
         self.started = time.monotonic()
         self._listeners: dict[int, Listener] = {}
         self._watchers: dict[Hash, dict[int, Listener]] = {}
         self._next_listener = 0
         self._included: dict[BlockNumber, tuple[Hash, ...]] = {}
+
+    @property
+    def runtime(self) -> AnyRuntime:
+        """Answers for the head's state, and makes the block after it. Raises `OtherRelease`."""
+        return self.runtime_at(self.chain.head.number)
+
+    def runtime_at(self, number: BlockNumber) -> AnyRuntime:
+        """Answers for a block's state. Raises `OtherRelease`."""
+        return self.runtimes.at(self.chain, number)
 
     # ---- hearing
 
@@ -139,7 +149,8 @@ class Node:
         if self._validator is None:
             state = State(self.chain.next_base())
             self._validator = self.runtime.validator(state, self.chain.head)
-        decoded = decode(data)
+        # What another release makes of the bytes, it says itself.
+        decoded = decode(data) if isinstance(self._validator, Validator) else None
         valid = self._validator.validate(data, source, decoded=decoded)
         return Pooled(
             found,

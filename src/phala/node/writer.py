@@ -21,17 +21,11 @@ from phala.finality import (
 )
 from phala.finality.grandpa import threshold
 from phala.node.chain import Chain, Growth, View
+from phala.node.runtimes.table import AnyBuilder, AnyRuntime, Runtimes
 from phala.primitives.header import Header
 from phala.primitives.keys import storage_prefix
 from phala.primitives.types import BlockNumber, Moment
-from phala.runtime import (
-    BlockBuilder,
-    CheckSignatures,
-    Decoded,
-    InvalidTransaction,
-    Runtime,
-    Sealed,
-)
+from phala.runtime import CheckSignatures, Decoded, InvalidTransaction, Sealed
 from phala.trie import State
 
 LOG: Final = logging.getLogger("phala.node.writer")
@@ -74,16 +68,21 @@ class Writer:
     def __init__(
         self,
         chain: Chain,
-        runtime: Runtime,
+        runtimes: Runtimes,
         *,
         check_signatures: CheckSignatures | None = None,
     ) -> None:
         """`check_signatures` verifies those of a foreign block, at once and maybe elsewhere."""
         self.chain = chain
-        self.runtime = runtime
+        self.runtimes = runtimes
         self._check_signatures = check_signatures
-        self._builder: BlockBuilder | None = None
+        self._builder: AnyBuilder | None = None
         self._inherents = 0
+
+    @property
+    def runtime(self) -> AnyRuntime:
+        """Makes the block after the head. Raises `OtherRelease`: this node cannot."""
+        return self.runtimes.at(self.chain, self.chain.head.number)
 
     # ---- one's own
 
@@ -142,6 +141,7 @@ class Writer:
         return self._append(sealed)
 
     def _append(self, sealed: Sealed) -> Growth:
+        self.runtimes.before(sealed.changes)
         messages = tuple((each.topic, each.count, each.envelope) for each in sealed.messages)
         return self.chain.append(sealed.header, sealed.body, sealed.changes, messages)
 

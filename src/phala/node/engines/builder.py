@@ -15,11 +15,11 @@ from phala.errors import PhalaError
 from phala.node.chain import Pruned
 from phala.node.engines import wire
 from phala.node.engines.author import WORK_S, Author, Executed, Justified, News, Written
-from phala.node.engines.opening import Opened, open_chain
+from phala.node.engines.opening import Opened, open_chain, runtimes_of
+from phala.node.runtimes.table import Runtimes
 from phala.node.service import now
 from phala.node.store import InUse
 from phala.node.writer import Writer
-from phala.runtime import Runtime
 
 LOG: Final = logging.getLogger("phala.node.builder")
 READ_BYTES: Final = 1 << 18
@@ -35,11 +35,11 @@ class Builder:
     def __init__(self, front: socket.socket, folder: Path, spec: Path, *, archive: bool) -> None:
         self._front = front
         self._frames = wire.Frames()
-        runtime = Runtime()
-        opened = _opened(folder, spec, runtime, archive=archive)
+        runtimes = runtimes_of(folder)
+        opened = _opened(folder, spec, runtimes, archive=archive)
         self._chain = opened.chain
         self._chain.others_at = -1
-        self._author = Author(Writer(self._chain, runtime), opened.keys, self._tell)
+        self._author = Author(Writer(self._chain, runtimes), opened.keys, self._tell)
         self._written = time.monotonic() - WORK_S
         self._said: list[bytes] = []
         self._send(wire.READY, f"{opened.name}\0{opened.chain_type}".encode())
@@ -112,11 +112,11 @@ class Builder:
         self._front.sendall(said)
 
 
-def _opened(folder: Path, spec: Path, runtime: Runtime, *, archive: bool) -> Opened:
+def _opened(folder: Path, spec: Path, runtimes: Runtimes, *, archive: bool) -> Opened:
     until = time.monotonic() + STORE_S_MAX
     while True:
         try:
-            return open_chain(folder, spec, runtime, archive=archive)
+            return open_chain(folder, spec, runtimes, archive=archive)
         except InUse:
             if time.monotonic() > until:
                 raise

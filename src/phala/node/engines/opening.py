@@ -8,6 +8,7 @@ from phala.finality import Authority
 from phala.node.chain import Chain, View
 from phala.node.engines.author import ensure_authority
 from phala.node.keys import load_grandpa_keys
+from phala.node.runtimes.table import Runtimes
 from phala.node.spec import ensure_begun, load_chain_spec
 from phala.node.store import Store
 from phala.node.writer import authorities_after
@@ -26,18 +27,23 @@ def store_of(folder: Path) -> Path:
     return folder / "db"
 
 
+def runtimes_of(folder: Path) -> Runtimes:
+    """This release, and those whose archives lie beside the store."""
+    return Runtimes(Runtime(), folder / "runtimes")
+
+
 def authorities_of(chain: View) -> tuple[Authority, ...]:
     """Who finalizes the block after the head."""
     return authorities_after(chain, chain.head.number).authorities
 
 
-def open_chain(folder: Path, spec: Path, runtime: Runtime, *, archive: bool) -> Opened:
+def open_chain(folder: Path, spec: Path, runtimes: Runtimes, *, archive: bool) -> Opened:
     """The chain of a folder, made at the first start."""
     found = load_chain_spec(spec)
     keys = load_grandpa_keys(folder)
     store = Store(store_of(folder))
     try:
-        ensure_begun(store, found, runtime)
+        ensure_begun(store, found, runtimes.own)
         chain = Chain(store, archive=archive)
         ensure_authority(keys, authorities_of(chain))
     except BaseException:

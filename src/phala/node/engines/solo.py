@@ -26,7 +26,7 @@ class Solo:
         assert isinstance(node.chain, Chain)
         self.node = node
         self._chain = node.chain
-        self.author = Author(Writer(node.chain, node.runtime), keys, self._hear)
+        self.author = Author(Writer(node.chain, node.runtimes), keys, self._hear)
         self._handover = Handover(node)
         self._wake = asyncio.Event()
         self._written = time.monotonic() - WORK_S

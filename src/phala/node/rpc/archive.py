@@ -67,7 +67,7 @@ def register(methods: Methods, node: Node) -> None:
         if at is None:
             return None
         try:
-            output = node.runtime.call(State(chain.state_at(at)), block, function, data)
+            output = node.runtime_at(at).call(State(chain.state_at(at)), block, function, data)
         except PhalaError as error:
             return {"success": False, "error": str(error)}
         return {"success": True, "value": to_hex(output)}

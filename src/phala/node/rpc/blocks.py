@@ -8,8 +8,10 @@ from phala.node.rpc.errors import INVALID_PARAMS, RpcError
 from phala.node.rpc.params import Params, block_hash, hex_bytes, number, to_hex
 from phala.node.rpc.server import Methods
 from phala.node.service import Finalized, Happening, NewHead, Node
+from phala.node.writer import authorities_after
+from phala.primitives.address import encode_ss58
 from phala.primitives.header import DIGEST_ITEM, ENGINE_GRANDPA, Header
-from phala.primitives.types import BlockNumber
+from phala.primitives.types import AccountId, BlockNumber
 
 BLOCK_HASHES_MAX: Final = 1_000  # asked for in one list
 MESSAGES_MAX: Final = 1_024  # bodies in one answer
@@ -126,6 +128,23 @@ def register(methods: Methods, node: Node) -> None:
                 subscription.tell(to_hex(happening.justification))
 
         subscription.at_end(node.listen(listener))
+
+    @methods.add("grandpa_roundState")
+    def round_state(_params: Params) -> Any:
+        """The round of the block that is finalized next. Of votes, only whole sets are known: there
+        are no prevotes, and precommits come all at once."""
+        found = authorities_after(chain, chain.head.number)
+        total = sum(each.weight for each in found.authorities)
+        missing = [encode_ss58(AccountId(each.key)) for each in found.authorities]
+        none = {"currentWeight": 0, "missing": missing}
+        best = {
+            "round": chain.finalized + 2,
+            "totalWeight": total,
+            "thresholdWeight": total - (total - 1) // 3,
+            "prevotes": none,
+            "precommits": none,
+        }
+        return {"setId": found.set_id, "best": best, "background": []}
 
     @methods.add("grandpa_proveFinality")
     def prove_finality(params: Params) -> Any:

@@ -22,7 +22,7 @@ from phala.node.rpc.items import ITEMS_MAX, Pages, no_child_trie, storage_items
 from phala.node.rpc.params import Params, bad, block_hash, hex_bytes, text, to_hex
 from phala.node.rpc.server import Methods
 from phala.node.service import Finalized, Happening, NewHead, Node
-from phala.primitives.header import HEADER
+from phala.primitives.header import HEADER, RuntimeEnvironmentUpdated
 from phala.primitives.types import BlockNumber, Hash
 from phala.trie import State
 
@@ -61,7 +61,7 @@ class Follow:
         chain = self.node.chain
         first = max(chain.oldest, chain.finalized + 1 - INITIAL_BLOCKS)
         final = [self._pin(number) for number in range(first, chain.finalized + 1)]
-        runtime = {"finalizedBlockRuntime": runtime_document(self.node)}
+        runtime = {"finalizedBlockRuntime": runtime_document(self.node, chain.finalized)}
         self.tell(
             "initialized",
             finalizedBlockHashes=[to_hex(each) for each in final],
@@ -108,9 +108,13 @@ class Follow:
 
     def _new_block(self, number: int) -> None:
         block = self._pin(number)
-        parent = self.node.chain.header(BlockNumber(number)).parent_hash
-        runtime = {"newRuntime": None} if self.with_runtime else {}  # one runtime until now
-        self.tell("newBlock", blockHash=to_hex(block), parentBlockHash=to_hex(parent), **runtime)
+        header = self.node.chain.header(BlockNumber(number))
+        runtime: dict[str, Any] = {}
+        if self.with_runtime:
+            other = RuntimeEnvironmentUpdated() in header.digest
+            runtime["newRuntime"] = runtime_document(self.node, number) if other else None
+        parent = to_hex(header.parent_hash)
+        self.tell("newBlock", blockHash=to_hex(block), parentBlockHash=parent, **runtime)
 
     def stop(self) -> None:
         """The client has to follow anew."""
@@ -194,8 +198,11 @@ class Follow:
         self.waiting.pop(name, None)
 
 
-def runtime_document(node: Node) -> dict[str, Any]:
-    version = node.runtime.version
+def runtime_document(node: Node, number: int) -> dict[str, Any]:
+    try:
+        version = node.runtime_at(BlockNumber(number)).version
+    except PhalaError as error:
+        return {"type": "invalid", "error": str(error)}
     return {
         "type": "valid",
         "spec": {
@@ -293,7 +300,7 @@ def register(methods: Methods, node: Node) -> None:
 
         async def work(name: str) -> None:
             state = State(chain.state_at(number))
-            output = node.runtime.call(state, block, function, data)
+            output = node.runtime_at(number).call(state, block, function, data)
             found.tell_of(name, "operationCallDone", output=to_hex(output))
 
         return found.start(work)

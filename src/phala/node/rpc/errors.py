@@ -14,7 +14,11 @@ INVALID_PARAMS: Final = -32602
 INTERNAL: Final = -32603
 TOO_MANY_SUBSCRIPTIONS: Final = -32006
 TOO_BIG: Final = -32008
-STATE: Final = 4003  # `state_*`: the block or its state is not there
+PEER_ARGUMENT: Final = 2002  # `system_*`
+BLOCK_RANGE: Final = 4001  # `state_*`: the blocks are not in order, not known, or too many
+COUNT: Final = 4002  # likewise: more was asked for than is given at once
+STATE: Final = 4003  # likewise: the block or its state is not there, or a call failed
+NO_LOCAL_STORAGE: Final = 5001  # `offchain_*`
 
 # The new API's: `sc-rpc-spec-v2`, `chain_head/error.rs`.
 TOO_MANY_FOLLOWS: Final = -32800
@@ -30,6 +34,7 @@ BANNED: Final = 1012
 ALREADY_IMPORTED: Final = 1013
 TOO_LOW_PRIORITY: Final = 1014
 DROPPED: Final = 1016
+NO_KEYSTORE: Final = 1040  # what has no number of its own
 
 
 class RpcError(PhalaError):

@@ -1,18 +1,18 @@
-"""`state_*`, `payment_*` and `childstate_*`: storage, proofs, runtime calls."""
+"""`state_*`: storage, proofs, runtime calls."""
 
 from itertools import islice
 from typing import Any, Final
 
-from phala.codec import Malformed, Reader
-from phala.codec.compact import read_compact
+from phala.codec import Malformed
 from phala.crypto.hashes import blake2_256
-from phala.node.chain import StateView
+from phala.node.chain import StateView, UnknownBlock
 from phala.node.rpc.connection import Subscription
-from phala.node.rpc.errors import INVALID_PARAMS, TOO_BIG, RpcError
+from phala.node.rpc.errors import BLOCK_RANGE, COUNT, STATE, TOO_BIG, RpcError
 from phala.node.rpc.params import Params, block_hash, hex_bytes, keys, number, text, to_hex
 from phala.node.rpc.server import Methods
 from phala.node.service import Happening, NewHead, Node
-from phala.primitives.types import BlockNumber
+from phala.primitives.types import BlockNumber, Hash
+from phala.runtime import CODE_KEY, RuntimeVersion
 from phala.trie import State
 
 PAGE_KEYS_MAX: Final = 1_000  # Substrate's limit
@@ -21,25 +21,26 @@ VALUES_MAX: Final = 10_000  # keys in one answer that has no pages
 
 
 def register(methods: Methods, node: Node) -> None:
-    chain, runtime = node.chain, node.runtime
+    chain = node.chain
 
     def view(params: Params, index: int) -> StateView:
         asked = params.optional(index, block_hash)
         return chain.state_at(chain.head.number if asked is None else chain.number_of(asked))
 
     def call(name: str, data: bytes, at: StateView) -> bytes:
-        return runtime.call(State(at), chain.header(at.number).hash(), name, data)
+        block = chain.header(at.number).hash()
+        return node.runtime_at(at.number).call(State(at), block, name, data)
 
     def value(found: bytes | None) -> str | None:
         return None if found is None else to_hex(found)
 
     @methods.add("state_getMetadata")
-    def get_metadata(_params: Params) -> Any:
-        return to_hex(runtime.metadata(14))
+    def get_metadata(params: Params) -> Any:
+        return to_hex(node.runtime_at(view(params, 0).number).metadata(14))
 
     @methods.add("state_getRuntimeVersion", "chain_getRuntimeVersion")
-    def get_runtime_version(_params: Params) -> Any:
-        return version_document(node)
+    def get_runtime_version(params: Params) -> Any:
+        return version_document(node.runtime_at(view(params, 0).number).version)
 
     @methods.add("state_call", "state_callAt")
     def state_call(params: Params) -> Any:
@@ -47,7 +48,7 @@ def register(methods: Methods, node: Node) -> None:
         try:
             return to_hex(call(name, data, view(params, 2)))
         except Malformed as error:
-            raise RpcError(INVALID_PARAMS, f"Execution failed: {error.what}", error.mend) from None
+            raise RpcError(STATE, f"Execution failed: {error.what}", error.mend) from None
 
     @methods.add("state_getStorage", "state_getStorageAt")
     def get_storage(params: Params) -> Any:
@@ -65,7 +66,9 @@ def register(methods: Methods, node: Node) -> None:
 
     def page(prefix: bytes, count: int, start: bytes | None, at: StateView) -> list[str]:
         if count > PAGE_KEYS_MAX:
-            raise RpcError(INVALID_PARAMS, "Invalid params", f"at most {PAGE_KEYS_MAX} keys a page")
+            raise RpcError(
+                COUNT, f"count exceeds maximum value. value: {count}, max: {PAGE_KEYS_MAX}"
+            )
         found = at.keys(prefix, start or b"")
         return [to_hex(key) for key in islice((key for key in found if key != start), count)]
 
@@ -86,24 +89,29 @@ def register(methods: Methods, node: Node) -> None:
     def get_keys(params: Params) -> Any:
         return [to_hex(key) for key in few(view(params, 1), params)]
 
-    @methods.add("state_getPairs")
+    @methods.add("state_getPairs", unsafe=True)
     def get_pairs(params: Params) -> Any:
         at = view(params, 1)
         return [[to_hex(key), value(at.get(key))] for key in few(at, params)]
+
+    def block_range(first: Hash, last: Hash | None) -> tuple[BlockNumber, BlockNumber]:
+        try:
+            end = chain.head.number if last is None else chain.number_of(last)
+            return chain.number_of(first), end
+        except UnknownBlock as error:
+            raise RpcError(BLOCK_RANGE, "Cannot resolve a block range", error.what) from None
 
     @methods.add("state_queryStorageAt")
     def query_storage_at(params: Params) -> Any:
         asked, at = params.needed(0, keys), view(params, 1)
         return [changes_document(node, at, asked)]
 
-    @methods.add("state_queryStorage")
+    @methods.add("state_queryStorage", unsafe=True)
     def query_storage(params: Params) -> Any:
         asked = params.needed(0, keys)
-        first = chain.number_of(params.needed(1, block_hash))
-        last = params.optional(2, block_hash)
-        end = chain.head.number if last is None else chain.number_of(last)
+        first, end = block_range(params.needed(1, block_hash), params.optional(2, block_hash))
         if not 0 <= (end - first) * len(asked) <= QUERY_VALUES_MAX:
-            raise RpcError(INVALID_PARAMS, "Invalid params", "ask for fewer keys or blocks")
+            raise RpcError(BLOCK_RANGE, "Cannot resolve a block range", "ask for fewer")
         out = [changes_document(node, chain.state_at(first), asked)]
         for each in range(first + 1, end + 1):
             before, after = (chain.state_at(BlockNumber(n)) for n in (each - 1, each))
@@ -146,19 +154,13 @@ def register(methods: Methods, node: Node) -> None:
         notification="state_runtimeVersion",
     )  # fmt: skip
     def subscribe_runtime_version(_params: Params, subscription: Subscription) -> None:
-        subscription.tell(version_document(node))
+        def listener(happening: Happening) -> None:
+            if isinstance(happening, NewHead) and CODE_KEY in happening.keys:
+                version = node.runtime_at(happening.header.number).version
+                subscription.tell(version_document(version))
 
-    @methods.add("payment_queryInfo")
-    def query_info(params: Params) -> Any:
-        extrinsic = params.needed(0, hex_bytes)
-        data = extrinsic + len(extrinsic).to_bytes(4, "little")
-        reader = Reader(call("TransactionPaymentApi_query_info", data, view(params, 1)))
-        ref_time, proof_size = read_compact(reader), read_compact(reader)
-        return {
-            "weight": {"ref_time": ref_time, "proof_size": proof_size},
-            "class": ("normal", "operational", "mandatory")[reader.take(1)[0]],
-            "partialFee": str(int.from_bytes(reader.take(16), "little")),
-        }
+        subscription.tell(version_document(node.runtime.version))
+        subscription.at_end(node.listen(listener))
 
 
 def changes_document(node: Node, at: StateView, asked: list[bytes]) -> dict[str, Any]:
@@ -169,8 +171,7 @@ def changes_document(node: Node, at: StateView, asked: list[bytes]) -> dict[str,
     }
 
 
-def version_document(node: Node) -> dict[str, Any]:
-    version = node.runtime.version
+def version_document(version: RuntimeVersion) -> dict[str, Any]:
     return {
         "specName": version.spec_name,
         "implName": version.impl_name,

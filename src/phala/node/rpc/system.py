@@ -7,7 +7,8 @@ from typing import Any
 from phala.node.rpc.params import Params, to_hex
 from phala.node.rpc.server import Methods
 from phala.node.service import Node
-from phala.primitives.address import SS58_PREFIX
+from phala.node.writer import authorities_after
+from phala.primitives.address import SS58_PREFIX, encode_base58
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ def register(methods: Methods, node: Node, identity: Identity) -> None:
     fixed("chainSpec_v1_properties", properties)
     fixed("system_nodeRoles", ["Authority"])
     fixed("system_peers", [])
-    fixed("system_localPeerId", node.chain.genesis.hex())  # no network key yet: text, not bytes
+    fixed("system_localPeerId", peer_id(node))
     fixed("system_localListenAddresses", [])
 
     @methods.add("system_health")
@@ -48,3 +49,12 @@ def register(methods: Methods, node: Node, identity: Identity) -> None:
     @methods.add("rpc_methods")
     def rpc_methods(_params: Params) -> Any:
         return {"methods": methods.names()}
+
+
+def peer_id(node: Node) -> str:
+    """The authority's key in libp2p's form: nobody is at its other end as yet.
+
+    Source: libp2p's peer ids; a key of 36 bytes as protobuf has the identity as its multihash.
+    """
+    first = authorities_after(node.chain, node.chain.head.number).authorities[0]
+    return encode_base58(b"\0\x24\x08\1\x12\x20" + first.key)

@@ -1,6 +1,17 @@
 """All that a node can be asked for."""
 
-from phala.node.rpc import archive, author, blocks, chain_head, state, system, transactions
+from phala.node.rpc import (
+    archive,
+    author,
+    blocks,
+    chain_head,
+    child,
+    owner,
+    payment,
+    state,
+    system,
+    transactions,
+)
 from phala.node.rpc.server import Methods
 from phala.node.service import Node
 
@@ -9,7 +20,10 @@ def methods_of(node: Node, identity: system.Identity) -> Methods:
     methods = Methods()
     blocks.register(methods, node)
     state.register(methods, node)
+    child.register(methods, node)
+    payment.register(methods, node)
     author.register(methods, node)
+    owner.register(methods, node)
     chain_head.register(methods, node)
     archive.register(methods, node)
     transactions.register(methods, node)

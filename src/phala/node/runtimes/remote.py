@@ -31,6 +31,7 @@ from phala.primitives.types import BlockNumber, Hash, Moment
 from phala.runtime import (
     Applied,
     BlockRefused,
+    CheckSignatures,
     Decoded,
     InvalidTransaction,
     Manifest,
@@ -274,7 +275,10 @@ class RemoteRuntime:
         header: Header,
         body: Sequence[bytes],
         state_root_of: StateRootOf,
+        *,
+        check_signatures: CheckSignatures | None = None,
     ) -> Sealed:
+        del check_signatures  # the host's own
         front = (HEADER.encode(parent), HEADER.encode(header))
         return _sealed(*self._process.ask(state, state_root_of, b"execute", *front, *body))
 

@@ -6,11 +6,13 @@ from typing import Final, TypeAlias
 from phala.errors import Invalid, Refused
 from phala.node.chain import View
 from phala.node.runtimes.archive import Release, load_release, own_release, save_release, unpack
-from phala.node.runtimes.remote import RemoteRuntime
+from phala.node.runtimes.remote import RemoteBuilder, RemoteRuntime, RemoteValidator
 from phala.primitives.types import BlockNumber, Hash
-from phala.runtime import CODE_KEY, Manifest, Runtime
+from phala.runtime import CODE_KEY, BlockBuilder, Changes, Manifest, Runtime, Validator
 
 AnyRuntime: TypeAlias = Runtime | RemoteRuntime
+AnyBuilder: TypeAlias = BlockBuilder | RemoteBuilder
+AnyValidator: TypeAlias = Validator | RemoteValidator
 
 HOSTS_MAX: Final = 4  # processes of other releases at once, each some 60 MB
 SUFFIX: Final = ".phala"
@@ -102,9 +104,11 @@ class Runtimes:
         self._keep(release)
         return release
 
-    def keep_own(self) -> None:
-        """Keep this release's archive, for the one that follows it."""
-        self._keep(own_release(self.own.manifest))
+    def before(self, changes: Changes) -> None:
+        """Call it before a block is written: where another release follows, this one's archive is
+        kept for it, so that what was answered here can be answered after."""
+        if self._folder is not None and any(key == CODE_KEY for key, _ in changes):
+            self._keep(own_release(self.own.manifest))
 
     def _keep(self, release: Release) -> None:
         assert self._folder is not None

@@ -11,24 +11,17 @@ from typing import Final
 
 from phala.codec import Malformed
 from phala.errors import Invalid, Refused
-from phala.finality import (
-    AUTHORITIES,
-    AUTHORITIES_KEY,
-    AuthoritySet,
-    SetId,
-    decode_justification,
-    verify_own,
-)
+from phala.finality import decode_justification, verify_own
 from phala.node.blobs import decode_list, encode_list
 from phala.node.chain import Chain
 from phala.node.runtimes.table import Runtimes
 from phala.node.spec import ChainSpec, ensure_begun
 from phala.node.store import OtherChain, Store
-from phala.node.tools.check import SET_ID_KEY, Progress, quiet
+from phala.node.tools.check import Progress, quiet
 from phala.node.tools.files import BadFile, magic, read, writing
+from phala.node.writer import Writer, authorities_after
 from phala.primitives.header import HEADER, Header
 from phala.primitives.types import BlockNumber, Hash
-from phala.trie import State
 
 MAGIC: Final = magic("blocks", 1)
 INTRO, BLOCK = 1, 2  # kinds of records
@@ -114,6 +107,7 @@ def import_chain(
     _ensure_same(store.genesis_hash or spec.genesis(runtimes.own).hash, genesis)
     ensure_begun(store, spec, runtimes.own)
     chain = Chain(store, archive=archive)
+    writer = Writer(chain, runtimes)
     done = Imported(chain.head.number, chain.finalized)
     for kind, payload in records:
         block = _block(path, kind, payload)
@@ -126,7 +120,7 @@ def import_chain(
                 f"the file has block {number}, the store ends at {chain.head.number}",
                 mend="import the blocks between them first",
             )
-        _take(chain, block, runtimes, done)
+        _take(writer, block, done)
         progress("blocks", number - start + 1, end - start + 1)
     done.head, done.finalized = chain.head.number, chain.finalized
     return done
@@ -169,23 +163,12 @@ def _ensure_known(store: Store, header: Header) -> None:
         )
 
 
-def _take(chain: Chain, block: FileBlock, runtimes: Runtimes, done: Imported) -> None:
-    header, proof = block.header, block.justification
-    if proof is not None and header.number > chain.finalized:
-        verify_own(decode_justification(proof), header, authorities_before(chain, header.number))
+def _take(writer: Writer, block: FileBlock, done: Imported) -> None:
+    chain, header, proof = writer.chain, block.header, block.justification
     if header.number > chain.head.number:
-        runtime = runtimes.at(chain, chain.head.number)
-        state = State(chain.next_base())
-        sealed = runtime.execute(state, chain.head, header, block.body, chain.root_with)
-        messages = tuple((each.topic, each.count, each.envelope) for each in sealed.messages)
-        chain.append(sealed.header, sealed.body, sealed.changes, messages)
+        writer.import_block(header, block.body, proof)
         done.executed += 1
-    if proof is not None and header.number > chain.finalized:
+    elif proof is not None and header.number > chain.finalized:
+        before = authorities_after(chain, BlockNumber(header.number - 1))
+        verify_own(decode_justification(proof), header, before)
         chain.finalize(header.number, proof)
-
-
-def authorities_before(chain: Chain, number: int) -> AuthoritySet:
-    """Who finalizes a block: as it stands after the one before it."""
-    state = chain.state_at(BlockNumber(number - 1))
-    named = AUTHORITIES.decode(state.get(AUTHORITIES_KEY) or b"\0")
-    return AuthoritySet(SetId(int.from_bytes(state.get(SET_ID_KEY) or b"", "little")), named)

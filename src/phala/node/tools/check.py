@@ -14,8 +14,6 @@ from phala.codec import Malformed
 from phala.crypto.hashes import blake2_128
 from phala.errors import Invalid, PhalaError
 from phala.finality import (
-    AUTHORITIES,
-    AUTHORITIES_KEY,
     AuthoritySet,
     SetId,
     decode_justification,
@@ -27,6 +25,7 @@ from phala.messages.bus import TOPIC, TOPIC_STATE, first_head, next_head
 from phala.node.blobs import Changes
 from phala.node.chain import StateView, View
 from phala.node.store import Store
+from phala.node.writer import authorities_after
 from phala.primitives.header import HEADER, Header
 from phala.primitives.keys import storage_prefix
 from phala.primitives.types import BlockNumber, Hash
@@ -34,7 +33,6 @@ from phala.trie import Layout, Trie, ordered_root
 
 TOPICS: Final = storage_prefix("PhalaMq", "Topics")
 TOPIC_FRONT_BYTES: Final = 32 + 16  # of the item, and the key's hash
-SET_ID_KEY: Final = storage_prefix("Grandpa", "CurrentSetId")
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # what, how many are done, of how many
 
@@ -178,11 +176,9 @@ def _check_authorities(view: View, last: AuthoritySet | None) -> None:
     """The set that the digests come to is the one that the head's state names."""
     if last is None:
         return
-    state = view.state_at(view.head.number)
-    named = AUTHORITIES.decode(state.get(AUTHORITIES_KEY) or b"\0")
-    set_id = int.from_bytes(state.get(SET_ID_KEY) or b"", "little")
-    if (set_id, named) != (last.id, last.authorities):
-        raise CheckFailed(f"the state names set {set_id} of authorities, the headers {last.id}")
+    named = authorities_after(view, view.head.number)
+    if named != last:
+        raise CheckFailed(f"the state names set {named.id} of authorities, the headers {last.id}")
 
 
 # ---- state
