@@ -157,6 +157,13 @@ def line_of(report: Report, key: bytes) -> str:
     return _product(report, decode_certificate(key))[0]
 
 
+def line_of_cpuid(report: Report) -> str:
+    """The processor's line, by what the report alone says."""
+    if report.cpuid is None:
+        raise _malformed("a report of version 2, which does not name its processor")
+    return _of_cpuid(*report.cpuid)[0]
+
+
 def _certificates(
     collateral: Mapping[str, bytes],
 ) -> tuple[Certificate, tuple[Certificate, Certificate]]:

@@ -14,6 +14,7 @@ from phala.attest import AttestationError, PlatformCode, azure, intel, nvidia, s
 from phala.attest.certs import Certificate, decode_certificate, decode_pem, decode_revocation_list
 from phala.attest.verify import COLLATERAL_BYTES_MAX
 from phala.errors import Invalid
+from phala.sdk.vendors import signed_text
 
 NAMES: Final = tuple(
     sorted(
@@ -29,16 +30,11 @@ _NVIDIA: Final = (PlatformCode.NVIDIA,)
 _PEM_CRL: Final = re.compile(
     rb"\s*-----BEGIN X509 CRL-----([A-Za-z0-9+/=\s]+)-----END X509 CRL-----\s*"
 )
-# Intel's own answer: the signature is over the exact text of the object, so it is cut out.
-_SIGNED_JSON: Final = re.compile(
-    rb'\s*\{\s*"(tcbInfo|enclaveIdentity)"\s*:\s*(\{.*\})\s*,'
-    rb'\s*"signature"\s*:\s*"([0-9a-fA-F]+)"\s*\}\s*',
-    re.DOTALL,
-)
 _VBIOS_VERSION: Final = re.compile(rb'colloquialVersion="[0-9A-Fa-f]{2}(\.[0-9A-Fa-f]{2}){4}"')
 _RIM_HEAD_BYTES: Final = 4096
 _CCEL_HEAD: Final = b"Spec ID Event03"
 _CCEL_HEAD_BYTES: Final = 64
+_BINARY: Final = (snp.KEY, snp.REVOKED)
 _KEYS: Final = ("SEV-VCEK", "SEV-VLEK")
 
 
@@ -114,9 +110,8 @@ def items_of(data: bytes, platform: int) -> dict[str, bytes]:
 
 
 def _of_json(data: bytes) -> dict[str, bytes]:
-    if (match := _SIGNED_JSON.fullmatch(data)) is not None:
-        name = "tcb_info" if match[1] == b"tcbInfo" else "qe_identity"
-        return {name: match[2], f"{name}_signature": match[3].lower()}
+    if items := signed_text(data):
+        return items
     try:
         document = json.loads(data)
     except RecursionError:
@@ -127,7 +122,12 @@ def _of_json(data: bytes) -> dict[str, bytes]:
     known: Mapping[str, Any] = document
     if not known or not all(name in NAMES and isinstance(known[name], str) for name in known):
         return {}
-    return {name: value.encode() for name, value in known.items()}
+    return {name: _item(name, value) for name, value in known.items()}
+
+
+def _item(name: str, value: str) -> bytes:
+    """What is DER stands in JSON as hex."""
+    return bytes.fromhex(value) if name in _BINARY else value.encode()
 
 
 def _is_event(value: Any) -> bool:

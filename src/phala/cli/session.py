@@ -12,9 +12,11 @@ from phala.cli.render import pha
 from phala.devnet.files import home, save_bytes
 from phala.errors import Invalid, PhalaError, Refused, Unavailable
 from phala.messages.calls import ERROR_ARGUMENTS, ERROR_CODE, ERROR_TIME
+from phala.messages.collateral import AMD, INTEL, AmdItems, IntelItems
 from phala.primitives.types import Hash
 from phala.sdk.calls import Answer, CallFailed
 from phala.sdk.chain import ChainClient, Submitted
+from phala.sdk.extrinsic import bare_extrinsic
 from phala.sdk.light import load_light_start
 from phala.sdk.sync import Phala
 from phala.sdk.trust import Trust, find_trust, load_trust
@@ -77,6 +79,33 @@ def save_receipt(phala: Phala, answer: Answer, path: Path | None) -> str | None:
     except OSError as error:
         raise Refused(f"{path} cannot be written: {error}", mend="name another file") from None
     return str(path)
+
+
+def submit_collateral(node: str, items: dict[str, bytes]) -> tuple[str, bytes]:
+    """Give a node a vendor's collateral; the call's name, and the extrinsic's hash.
+
+    Raises:
+        Invalid: the items are not exactly those that the chain takes.
+        RpcRefused: the chain says that it is no news, or not genuine at its time.
+    """
+    amd = {name: items[name] for name in ("amd_crl", "amd_chain") if name in items}
+    try:
+        if amd:
+            name, body = "submit_amd", AMD.encode(AmdItems(**amd))
+        else:
+            name, body = "submit_intel", INTEL.encode(IntelItems(**items))
+    except TypeError:
+        raise Invalid(
+            f"the collateral has {', '.join(sorted(items))}",
+            mend="give one file with all of it, as phala collateral fetch saves it",
+        ) from None
+
+    async def sent() -> bytes:
+        async with ChainClient(node) as chain:
+            front = (await chain.metadata()).call_front("PhalaCollateral", name)
+            return await chain.submit_bare(bare_extrinsic(front + body))
+
+    return f"PhalaCollateral.{name}", asyncio.run(sent())
 
 
 def placed(submitted: Submitted) -> dict[str, Any]:
