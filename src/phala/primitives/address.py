@@ -31,7 +31,7 @@ def encode_ss58(account: AccountId, prefix: int = SS58_PREFIX) -> str:
     else:
         front = bytes([(prefix & 0xFC) >> 2 | 0x40, prefix >> 8 | (prefix & 3) << 6])
     body = front + account
-    return _base58(body + _checksum(body))
+    return encode_base58(body + _checksum(body))
 
 
 def decode_ss58(text: str) -> AccountId:
@@ -55,7 +55,8 @@ def _checksum(body: bytes) -> bytes:
     return hashlib.blake2b(b"SS58PRE" + body).digest()[:_CHECKSUM_BYTES]
 
 
-def _base58(data: bytes) -> str:
+def encode_base58(data: bytes) -> str:
+    """Bitcoin's alphabet."""
     number = int.from_bytes(data, "big")
     digits = []
     while number:

@@ -144,7 +144,7 @@ def register(methods: Methods, node: Node) -> None:
             "prevotes": none,
             "precommits": none,
         }
-        return {"setId": found.set_id, "best": best, "background": []}
+        return {"setId": found.id, "best": best, "background": []}
 
     @methods.add("grandpa_proveFinality")
     def prove_finality(params: Params) -> Any:
