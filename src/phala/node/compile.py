@@ -48,10 +48,12 @@ NATIVE: Final = frozenset(
         "Calls",
         "Errors",
         "Events",
+        "Opening",
         "Pool",
         "Reader",
         "State",
         "Trie",
+        "_Patch",
         "_Update",
     }
 )
@@ -140,7 +142,7 @@ def write_c(work: Path) -> Written:
             )
         except SystemExit:
             raise Unavailable(
-                f"mypyc refuses the sources: {said.getvalue()[-1000:]}",
+                f"mypyc refuses the sources: {said.getvalue().strip()[-400:]}",
                 mend="mend them, or go on without: pure Python does the same",
             ) from None
         ((_, group),) = groups

@@ -144,7 +144,8 @@ class BlockBuilder:
     def _apply_bare(self, decoded: Decoded) -> None:
         """Nobody pays, so what would fail is not let in."""
         call = decoded.call
-        if (call.pallet, call.index) not in (SET_TIME, *BARE_CALLS):
+        place = call.pallet, call.index
+        if place != SET_TIME and place not in BARE_CALLS:
             raise InvalidTransaction(
                 Problem.NO_UNSIGNED_VALIDATOR, mend="sign the extrinsic with an account"
             )
