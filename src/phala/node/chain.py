@@ -229,7 +229,7 @@ class Chain(View):
         self._replay()
 
     def _replay(self) -> None:
-        trie = Trie.build(list(self.store.flat_items()), Layout.V1)
+        trie = Trie.build(self.store.flat_items(), Layout.V1)
         self._tries[self.folded] = trie
         for number in range(self.folded + 1, self.head.number + 1):
             changes = tuple(self._changed[number].items())
