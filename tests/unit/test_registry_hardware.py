@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import fields, replace
+from functools import partial
 
 import pytest
 from tests.unit.hardware import RUNTIME_ID, Ground, ground, host_table
@@ -15,6 +16,7 @@ from phala.pallets.registry.errors import PolicyRefused
 from phala.pallets.registry.records import Signer
 from phala.primitives.types import BlockNumber, Hash
 from phala.runtime import GenesisConfig, InvalidTransaction, Problem
+from phala.runtime.world import World
 from phala.tee.platform import ReportData
 from phala.tee.simulated import SimulatedPlatform, measure
 from phala.tee.simulated_key import SimulatedKey
@@ -276,13 +278,17 @@ def test_what_an_allowed_signer_signs_registers_from_a_version_on(site: Ground) 
         (Signer(b"\x45" * 32, 7, 1), False),
         (Signer(b"\x44" * 32, 7, 1), True),
     ):
-        site.govern(lambda world, each=signer: world.registry.allow_signer(Root(), each))
+        site.govern(partial(_allow, signer))
         extrinsic = worker.register(site.chain.header)
         if good:
             site.chain.block(extrinsic)
         else:
             assert refused(site, extrinsic) == MEASUREMENT
     assert site.info(worker.worker).signer == b"\x44" * 32
+
+
+def _allow(signer: Signer, world: World) -> None:
+    world.registry.allow_signer(Root(), signer)
 
 
 def test_an_earlier_evaluation_is_tried_where_a_later_one_refuses(site: Ground) -> None:
@@ -301,7 +307,7 @@ def test_an_earlier_evaluation_is_tried_where_a_later_one_refuses(site: Ground) 
 @pytest.mark.parametrize("status", ["OutOfDate", "Revoked", "ConfigurationNeeded"])
 def test_a_platform_that_is_not_up_to_date_is_refused(status: str) -> None:
     site = ground()
-    levels = [(status, [])]
+    levels: list[tuple[str, list[str]]] = [(status, [])]
     site.chain.block(submit_intel(site.vendors.tdx.collateral(levels=levels)))
 
     worker = site.worker(Hardware(site.vendors.tdx))

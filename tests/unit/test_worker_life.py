@@ -205,7 +205,7 @@ def test_governance_alone_changes_policy_terms_and_lists(site: Ground) -> None:
             (registry.unblock_platform, (Blocked(0, b"x"),)),
         ):
             with pytest.raises(BadOrigin):
-                call(anyone, *arguments)  # type: ignore[operator]
+                call(anyone, *arguments)
 
     site.govern(act)
 

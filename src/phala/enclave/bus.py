@@ -5,8 +5,9 @@ or alters, the enclave's state is as if it had not been sent.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import merge
+from typing import Final
 
 from phala.codec import Malformed
 from phala.enclave import light
@@ -44,16 +45,21 @@ from phala.messages.payloads.cluster import (
 )
 from phala.messages.payloads.system import SYSTEM_PAYLOAD, KeyDue, SystemPayload
 from phala.messages.state import (
+    REASON_FLOOR,
+    REASON_POLICY,
     TIMESTAMP_KEY,
     WORKER_INFO,
+    WORKER_STALE,
     WORKER_SUSPENDED,
     WORKER_VERSION,
     WorkerInfo,
     worker_key,
 )
 from phala.messages.types import CodeId, Count, Epoch, WorkerId
-from phala.primitives.types import MOMENT, Hash
+from phala.primitives.types import MOMENT, Hash, Moment
 from phala.trie.proof import BadProof
+
+RENEWAL_MS: Final = 84 * 60 * 60 * 1000  # half of the seven days that evidence counts at first
 
 
 class NoHeaders(Invalid):
@@ -179,7 +185,14 @@ def _finalized(
         ingress=int.from_bytes(next_number or b"", "little"),
         epoch=info.epoch if info else Epoch(0),
     )
-    return finalized, info
+    return replace(finalized, due=info is not None and _is_due(info, finalized.time)), info
+
+
+def _is_due(info: WorkerInfo, now: Moment) -> bool:
+    """Whether to attest again: half of the time is over that the chain gives at first, or what the
+    evidence was judged by is to count no longer."""
+    passed = info.state == WORKER_STALE and info.reason in (REASON_FLOOR, REASON_POLICY)
+    return passed or now >= info.attested_at + RENEWAL_MS
 
 
 class _Topics:

@@ -168,7 +168,8 @@ class Enclave:
             known = _keep_accepted(step, found.info)
             listed = accepted_keys.current
             holds = listed is not None and listed.public == found.info.encryption_key
-            finalized = replace(finalized, registered=known and holds)
+            known = known and holds and finalized.registered
+            finalized = replace(finalized, registered=known)
         FINALIZED.put(step.state, finalized)
         return step
 
@@ -266,6 +267,7 @@ class Enclave:
             platform=self.about.platform,
             measurement=b"".join(self._platform.measurements.values())[:64],
             ready=seen.finalized.registered and self._serves(),
+            due=seen.finalized.due,
         )
 
     def _serves(self) -> bool:

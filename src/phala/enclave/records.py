@@ -95,6 +95,7 @@ class Finalized:
     registered: Annotated[bool, BOOL]
     ingress: Annotated[int, U64]  # the next number that the chain takes
     epoch: Epoch  # of the encryption key that the chain lists; 0: none
+    due: Annotated[bool, BOOL] = False  # its evidence is to be renewed, though it still counts
 
 
 NOWHERE: Final = Finalized(

@@ -160,6 +160,7 @@ class StatusReply:
     platform: Annotated[int, U8]
     measurement: Annotated[bytes, Bytes(bytes_max=64)]
     ready: Annotated[bool, BOOL]  # holds the key of a cluster and answers queries
+    due: Annotated[bool, BOOL] = False  # registered, and to attest again before that ends
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from phala.attest import Evidence, Policy, Verdict
 from phala.attest import verify as verify_evidence
+from phala.attest.kept import take_apart
 from phala.crypto.signatures import BadSignature, sr25519_verify
 from phala.errors import Invalid, Refused
 from phala.messages.registration import (
@@ -17,11 +18,17 @@ from phala.messages.registration import (
     REGISTRATION,
     Registration,
     SignedRegistration,
+    devices_digest,
     manifest_hash,
     report_data,
 )
 from phala.messages.signing import Purpose, signed_bytes
-from phala.messages.state import WorkerInfo
+from phala.messages.state import (
+    WORKER_SUSPENDED,
+    WORKER_VERSION,
+    WorkerInfo,
+    worker_state,
+)
 from phala.messages.types import WorkerId
 from phala.primitives.types import Hash, Moment
 
@@ -34,12 +41,31 @@ class RegistrationOutdated(Refused):
     """The registration is genuine, and not the one that the chain has accepted."""
 
 
+class WorkerSuspended(Refused):
+    """The chain does not vouch for the worker now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A worker as the chain's proven state has it."""
 
     worker: WorkerId
     info: WorkerInfo
+
+
+def ensure_serving(info: WorkerInfo) -> WorkerInfo:
+    """The chain's entry, unless the worker is suspended; a stale one serves still."""
+    if info.version != WORKER_VERSION:
+        raise RegistrationOutdated(
+            f"the chain lists workers in version {info.version}, known is {WORKER_VERSION}",
+            mend="use a release that knows this chain",
+        )
+    if info.state == WORKER_SUSPENDED:
+        raise WorkerSuspended(
+            f"the chain has the worker {worker_state(info)}",
+            mend="ask another worker, or wait until this one has attested again",
+        )
+    return info
 
 
 def verify_signatures(signed: SignedRegistration, worker: WorkerId, genesis: Hash) -> Registration:
@@ -60,9 +86,18 @@ def verify_signatures(signed: SignedRegistration, worker: WorkerId, genesis: Has
     return body
 
 
+def verify_registered(
+    body: Registration, policy: Policy, collateral: Mapping[str, bytes], now: Moment
+) -> Verdict:
+    """The verdict on a registration's evidence; certificates of its own keys come with it."""
+    taken = take_apart(Evidence(body.evidence.platform, body.evidence.blob))
+    return verify_evidence(taken.evidence, policy, {**collateral, **taken.own}, now)
+
+
 def verify_binding(body: Registration, verdict: Verdict) -> Verdict:
     """The verdict, when its evidence binds this worker, its manifest and its block."""
-    wanted = report_data(PURPOSE_REGISTER, body.manifest, body.block_hash, body.height)
+    gpu = devices_digest(body.devices)
+    wanted = report_data(PURPOSE_REGISTER, body.manifest, body.block_hash, body.height, gpu)
     if verdict.report_data != wanted:
         raise _forged(
             f"its evidence says {verdict.report_data.hex()}, manifest and block make {wanted.hex()}"
@@ -105,17 +140,18 @@ def judge(
 ) -> Verdict:
     """Everything about a worker at once: what a client checks before it sends a secret.
 
+    0. The chain has not suspended it.
     1. The worker signed the registration and its encryption key, for this chain.
     2. The evidence satisfies the policy at `now`, the proven block time.
     3. The evidence binds the worker's key, its manifest and a block.
     4. The chain's proven entry is of this registration.
 
     Raises:
-        RegistrationForged, AttestationError, RegistrationOutdated: in this order.
+        WorkerSuspended, RegistrationForged, AttestationError, RegistrationOutdated: in this order.
     """
+    ensure_serving(listed.info)
     body = verify_signatures(signed, listed.worker, genesis)
-    evidence = Evidence(body.evidence.platform, body.evidence.blob)
-    verdict = verify_evidence(evidence, policy, collateral or {}, now)
+    verdict = verify_registered(body, policy, collateral or {}, now)
     verify_binding(body, verdict)
     verify_listed(body, verdict, listed.info)
     return verdict

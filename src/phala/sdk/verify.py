@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from phala.attest import Evidence, Verdict
-from phala.attest import verify as verify_evidence
+from phala.attest import Verdict
 from phala.codec import Descriptor
 from phala.crypto.hashes import blake2_256, twox_64
 from phala.crypto.signatures import sr25519_verify
@@ -41,11 +40,18 @@ from phala.messages.state import (
     cluster_key,
     contract_key,
     worker_key,
+    worker_state,
 )
 from phala.primitives.keys import storage_prefix
 from phala.primitives.types import BLOCK_NUMBER, HASH, MOMENT, BlockNumber, Hash, Moment
 from phala.sdk.bundle import Bundle
-from phala.sdk.judge import verify_binding, verify_listed, verify_signatures
+from phala.sdk.judge import (
+    ensure_serving,
+    verify_binding,
+    verify_listed,
+    verify_registered,
+    verify_signatures,
+)
 from phala.sdk.trust import Trust
 
 T = TypeVar("T")
@@ -165,7 +171,7 @@ def verify_bundle(bundle: Bundle, trust: Trust) -> Report:
     5. It signed its registration and its encryption key.
     6. Its evidence satisfies the policy at that time.
     7. The evidence binds the worker's key, manifest and block.
-    8. The chain accepted exactly this registration.
+    8. The chain accepted exactly this registration, and has not suspended the worker.
     The call:
     9. The worker signed the receipt.
     10. Contract, code, cluster and worker belong together as the state says.
@@ -289,8 +295,7 @@ def _verify_worker(bundle: Bundle, trust: Trust, proven: _Proven, audit: _Audit)
             f"the key of worker 0x{worker.hex()}",
         )
     with audit.check(6, "evidence"):
-        evidence = Evidence(body.evidence.platform, body.evidence.blob)
-        verdict = verify_evidence(evidence, trust.policy, bundle.collateral, proven.time)
+        verdict = verify_registered(body, trust.policy, bundle.collateral, proven.time)
         audit.found(
             "evidence",
             f"code {verdict.measurement.hex()} runs on {verdict.platform.word}"
@@ -303,10 +308,12 @@ def _verify_worker(bundle: Bundle, trust: Trust, proven: _Proven, audit: _Audit)
             "binding", f"the evidence is for this worker and block {body.height}", verdict.anchor
         )
     with audit.check(8, "listed"):
+        ensure_serving(proven.worker)
         verify_listed(body, verdict, proven.worker)
         audit.found(
             "listed",
-            "the chain accepted this evidence, measurement and encryption key",
+            "the chain accepted this evidence, measurement and encryption key;"
+            f" the worker is {worker_state(proven.worker)}",
             "the chain's allow-lists",
         )
     return verdict

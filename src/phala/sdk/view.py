@@ -2,13 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from phala.attest import DEV, Verdict
 from phala.codec import Descriptor
 from phala.errors import Refused, Unavailable
+from phala.messages.collateral import (
+    AMD,
+    AMD_PLATFORMS,
+    INTEL,
+    CollateralKey,
+    IssueKey,
+    items_key,
+)
 from phala.messages.registration import SignedRegistration
 from phala.messages.state import (
     CLUSTER_STATE,
@@ -104,9 +112,25 @@ class TrustedView:
         info, now = WORKER_INFO.decode(listed), place.now
         registration = await self._worker.registration()
         verdict = judge(
-            registration, Listed(says.worker, info), self.trust.genesis, self.trust.policy, now
+            registration,
+            Listed(says.worker, info),
+            self.trust.genesis,
+            self.trust.policy,
+            now,
+            await self._collateral(info),
         )
         return VerifiedWorker(says.worker, info, registration, verdict, now)
+
+    async def _collateral(self, info: WorkerInfo) -> Mapping[str, bytes]:
+        """What the vendor says of the worker's platform, as the chain keeps it: the vendor signed
+        it, and this machine's policy says how old it may be."""
+        if not info.collateral:
+            return {}
+        of = CollateralKey(info.platform, info.issuer, info.collateral)
+        _, (data,) = await self.look([items_key(IssueKey(of, info.number))])
+        if info.platform in AMD_PLATFORMS:
+            return found(data, AMD, "collateral of the worker's platform").by_name()
+        return found(data, INTEL, "collateral of the worker's platform").by_name()
 
     async def worker_at(self, now: Moment) -> VerifiedWorker:
         """The worker, judged a minute ago at most."""

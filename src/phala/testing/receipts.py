@@ -207,6 +207,7 @@ class ReceiptChain:
             registered_at=BlockNumber(4),
             encryption_key=body.encryption_key.public,
             epoch=body.encryption_key.epoch,
+            attested_at=NOW,
         )
 
     def state(self, info: WorkerInfo) -> dict[bytes, bytes]:

@@ -246,6 +246,7 @@ class SimChain:
             registered_at=BlockNumber(self.number + 1),
             encryption_key=key.public,
             epoch=key.epoch,
+            attested_at=self.time,
         )
         self._state[worker_key(worker)] = WORKER_INFO.encode(info)
         self.say(

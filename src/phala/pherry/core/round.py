@@ -29,6 +29,7 @@ from phala.primitives.types import AccountId, Hash
 R = TypeVar("R")
 
 AGAIN_BLOCKS: Final = 4  # what the chain has not taken after these is given to it once more
+RENEWAL_BLOCKS: Final = 100  # between two tries of a worker whose evidence still counts
 WANTED_MAX: Final = 8  # answers to one feed that ask for more
 FEEDS_MAX: Final = 64  # in one round
 SUBMITS_MAX: Final = 64  # in one round
@@ -114,10 +115,11 @@ def _advance(status: StatusReply, head: Head) -> Steps[int]:
 def _register(
     errand: Errand, status: StatusReply, head: Head, memory: Memory
 ) -> Steps[tuple[bool, tuple[str, ...]]]:
-    if status.registered:
+    if status.registered and not status.due:
         memory.registered_at = None
         return False, ()
-    if memory.registered_at is not None and head.number < memory.registered_at + AGAIN_BLOCKS:
+    again = RENEWAL_BLOCKS if status.registered else AGAIN_BLOCKS
+    if memory.registered_at is not None and head.number < memory.registered_at + again:
         return False, ()
     attested = yield from _tell(Attest(errand.operator, errand.endpoints), Attested)
     refusal = yield Submit(attested.registration)
