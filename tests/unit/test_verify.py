@@ -16,7 +16,16 @@ from phala.messages.bus import TOPIC_STATE, TopicState, cluster_topic, topic_key
 from phala.messages.calls import SIGNED_QUERY, SignedQuery
 from phala.messages.receipts import KIND_COMMAND, KIND_DEPLOY, KIND_QUERY
 from phala.messages.registration import Evidence
-from phala.messages.state import TIMESTAMP_KEY, cluster_key, contract_key, worker_key
+from phala.messages.state import (
+    REASON_COLLATERAL,
+    REASONS,
+    TIMESTAMP_KEY,
+    WORKER_STALE,
+    WORKER_SUSPENDED,
+    cluster_key,
+    contract_key,
+    worker_key,
+)
 from phala.messages.types import CallId, ContractId, Count, Epoch, Generation, SealKey, WorkerId
 from phala.primitives.header import HEADER
 from phala.primitives.types import HASH, BlockNumber, Hash
@@ -124,6 +133,29 @@ def test_a_call_that_was_overtaken_stands_on_the_workers_word() -> None:
     (order,) = (check for check in report.checks if check.name == "order")
 
     assert "gone on" in order.word
+
+
+def test_a_stale_worker_verifies_and_is_named_so() -> None:
+    stale = {"state": WORKER_STALE, "reason": REASON_COLLATERAL}
+    report = verify_bundle(CHAIN.bundle(info=stale), TRUST)
+    (listed,) = (check for check in report.checks if check.name == "listed")
+
+    assert "stale: its platform's collateral has expired" in listed.what
+
+
+@pytest.mark.parametrize("reason", range(1, len(REASONS)))
+def test_a_suspended_worker_is_refused_with_the_reason(reason: int) -> None:
+    suspended = {"state": WORKER_SUSPENDED, "reason": reason}
+
+    with pytest.raises(CheckRefused, match=REASONS[reason]) as refusal:
+        verify_bundle(CHAIN.bundle(info=suspended), TRUST)
+
+    assert refusal.value.name == "listed"
+
+
+def test_a_worker_of_another_version_is_refused() -> None:
+    with pytest.raises(CheckRefused, match="version 3"):
+        verify_bundle(CHAIN.bundle(info={"version": 3}), TRUST)
 
 
 # ---- one byte
