@@ -30,6 +30,7 @@ from phala.node.rpc.sockets import CONNECTIONS_MAX, BoundedHttp, BoundedWebSocke
 from phala.node.rpc.table import methods_of
 from phala.node.service import Node
 from phala.node.store import Store
+from phala.node.verifiers import Batches, Verifiers
 
 LOG: Final = logging.getLogger("phala.node")
 PORT: Final = 9944  # Substrate's
@@ -90,12 +91,14 @@ def open_node(folder: Path, spec: Path, *, archive: bool) -> tuple[Node, Solo, s
 
 
 def open_front(
-    folder: Path, builder: Builder, *, archive: bool
+    folder: Path, builder: Builder, verifiers: Verifiers, *, archive: bool
 ) -> tuple[Node, Front, system.Identity]:
     """What this process has of a node whose chain another one writes."""
     identity = system.Identity(*builder.wait_ready())
     chain = View(Store(store_of(folder), reader=True), archive=archive)
     node = Node(chain, runtimes_of(folder))
+    (link,) = verifiers.links
+    node.signatures = Batches(link)
     return node, Front(node, builder), identity
 
 
@@ -136,6 +139,8 @@ async def serve(node: Node, front: Front, identity: system.Identity, door: socke
     stop = asyncio.Event()
     serving = asyncio.create_task(server.serve([door]))
     following = asyncio.create_task(front.run())
+    assert node.signatures is not None
+    verifying = asyncio.create_task(node.signatures.run())
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     ready = {
@@ -146,14 +151,17 @@ async def serve(node: Node, front: Front, identity: system.Identity, door: socke
     }
     print(json.dumps(ready), flush=True)  # noqa: T201 - the line that says it serves
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({serving, following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    both = {following, verifying}
+    await asyncio.wait({serving, stopping} | both, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await serving
-    following.cancel()
-    await asyncio.wait({following})
+    for task in both:
+        task.cancel()
+    await asyncio.wait(both)
     await front.stop()
-    if not following.cancelled():
-        following.result()  # what ended it, when not we
+    for task in both:
+        if not task.cancelled():
+            task.result()  # what ended it, when not we
 
 
 def main() -> None:
@@ -167,7 +175,9 @@ def main() -> None:
         door = listen(chosen.host, chosen.port)
         archive = chosen.pruning == "archive"
         building = partial(run_builder, folder=chosen.dir, spec=chosen.spec, archive=archive)
-        opened = open_front(chosen.dir, start_builder(building, closing=[door]), archive=archive)
+        verifiers = Verifiers.start(1, closing=[door])
+        builder = start_builder(building, closing=[door, *verifiers.links])
+        opened = open_front(chosen.dir, builder, verifiers, archive=archive)
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector need not walk it
         gc.set_threshold(*GC_THRESHOLDS)

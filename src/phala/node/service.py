@@ -1,5 +1,6 @@
 """A running node: the chain, the pool, and whoever wants to hear of them."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -7,15 +8,19 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from phala.crypto.hashes import blake2_256
+from phala.errors import PhalaError
 from phala.node.chain import View
-from phala.node.core.pool import Change, Pool, Pooled, Status
+from phala.node.core.pool import AlreadyImported, Change, Pool, Pooled, PoolFull, Status
 from phala.node.runtimes.table import AnyRuntime, AnyValidator, Runtimes
+from phala.node.verifiers import Batches, bad_signature
 from phala.primitives.header import Header
 from phala.primitives.types import BlockNumber, Hash, Moment
 from phala.runtime import InvalidTransaction, Problem, Source, Validator, decode
 from phala.trie import State
 
 LOG: Final = logging.getLogger("phala.node")
+CHECKING_BYTES_MAX: Final = 16 * 1024 * 1024  # of extrinsics whose signatures wait to be verified
+CHECKING_MAX: Final = 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,9 @@ class Node:
         self.runtimes = runtimes
         self.pool = Pool()
         self.has_work: Callable[[], None] = lambda: None  # called when the pool takes something
+        self.signatures: Batches | None = None  # verifies many at once
+        self._checking: dict[Hash, None] = {}  # whose signatures are being verified
+        self._checking_bytes = 0
         self._validator: AnyValidator | None = None  # of the present head
         self.started = time.monotonic()
         self._listeners: dict[int, Listener] = {}
@@ -134,24 +142,86 @@ class Node:
             Refused: the pool does not take it.
         """
         found = Hash(blake2_256(data))
-        number = self.chain.head.number
-        self.pool.ensure_new(found, number)
+        self.pool.ensure_new(found, self.chain.head.number)
         try:
             pooled = self._validated(data, found, source)
         except InvalidTransaction as refusal:
             self._ban(found, refusal)
             raise
-        self.tell_changes(self.pool.add(pooled))
-        self.has_work()
+        self._take_in(pooled)
         return found
 
-    def _validated(self, data: bytes, found: Hash, source: Source) -> Pooled:
+    def submit_soon(self, data: bytes) -> Hash | Awaitable[Hash]:
+        """The same, but its signature may be verified with others', in another process."""
+        validator = self._present_validator()
+        signatures = self.signatures
+        if signatures is None or signatures.here() or not isinstance(validator, Validator):
+            return self.submit(data)
+        found = Hash(blake2_256(data))
+        self.pool.ensure_new(found, self.chain.head.number)
+        if found in self._checking:
+            raise AlreadyImported(f"0x{found.hex()} is being checked", mend="wait for it")
+        waiting, size = len(self._checking), self._checking_bytes
+        if waiting >= CHECKING_MAX or size + len(data) > CHECKING_BYTES_MAX:
+            raise PoolFull(f"{waiting} of {size} bytes are being checked", mend="send it later")
+        try:
+            pooled = self._validated(data, found, Source.EXTERNAL, check_signature=False)
+            check = validator.signature_check(data, decoded=pooled.decoded)
+        except InvalidTransaction as refusal:
+            self._ban(found, refusal)
+            raise
+        if check is None:
+            self._take_in(pooled)
+            return found
+        answer: asyncio.Future[Hash] = asyncio.get_running_loop().create_future()
+        self._checking[found] = None
+        self._checking_bytes += len(data)
+
+        def done(good: bool) -> None:  # noqa: FBT001 - as `Done` has it
+            del self._checking[found]
+            self._checking_bytes -= len(data)
+            try:
+                self._checked(pooled, validator, good=good)
+            except PhalaError as error:
+                if not answer.cancelled():
+                    answer.set_exception(error)
+            else:
+                if not answer.cancelled():
+                    answer.set_result(found)
+
+        signatures.check(check, done)
+        return answer
+
+    def _checked(self, pooled: Pooled, validator: Validator, *, good: bool) -> None:
+        """A signature was verified, maybe a block after the rest was."""
+        try:
+            if not good:
+                raise bad_signature()
+            if validator is not self._validator:
+                # Also the signature: it may be of an era that ended meanwhile.
+                pooled = self._validated(pooled.data, pooled.hash, Source.EXTERNAL)
+        except InvalidTransaction as refusal:
+            self._ban(pooled.hash, refusal)
+            raise
+        self._take_in(pooled)
+
+    def _take_in(self, pooled: Pooled) -> None:
+        self.tell_changes(self.pool.add(pooled))
+        self.has_work()
+
+    def _present_validator(self) -> AnyValidator:
         if self._validator is None:
             state = State(self.chain.next_base())
             self._validator = self.runtime.validator(state, self.chain.head)
+        return self._validator
+
+    def _validated(
+        self, data: bytes, found: Hash, source: Source, *, check_signature: bool = True
+    ) -> Pooled:
+        validator = self._present_validator()
         # What another release makes of the bytes, it says itself.
-        decoded = decode(data) if isinstance(self._validator, Validator) else None
-        valid = self._validator.validate(data, source, decoded=decoded)
+        decoded = decode(data) if isinstance(validator, Validator) else None
+        valid = validator.validate(data, source, check_signature=check_signature, decoded=decoded)
         return Pooled(
             found,
             data,

@@ -93,9 +93,11 @@ class Validator:
             return validate_bare(self._world, decoded.call)
         return validate_signed(self._world, decoded, by, check_signature=check_signature)
 
-    def signature_check(self, extrinsic: bytes) -> SignatureCheck | None:
-        """What to verify elsewhere, before `validate(..., check_signature=False)`."""
-        return signature_check(self._world, decode(extrinsic))
+    def signature_check(
+        self, extrinsic: bytes, *, decoded: Decoded | None = None
+    ) -> SignatureCheck | None:
+        """What to verify elsewhere, beside `validate(..., check_signature=False)`."""
+        return signature_check(self._world, decoded or decode(extrinsic))
 
 
 class Runtime:

@@ -1,5 +1,6 @@
 """`author_*` and `account_*`: extrinsics on their way into a block."""
 
+from collections.abc import Awaitable
 from typing import Any
 
 from phala.crypto.hashes import blake2_256
@@ -26,7 +27,20 @@ def register(methods: Methods, node: Node) -> None:
 
     @methods.add("author_submitExtrinsic")
     def submit_extrinsic(params: Params) -> Any:
-        return to_hex(submit(params.needed(0, hex_bytes)))
+        data = params.needed(0, hex_bytes)
+        if not data:
+            raise RpcError(BAD_FORMAT, "Extrinsic has invalid format", "no bytes")
+        try:
+            found = node.submit_soon(data)
+        except PhalaError as error:
+            raise of_submission(error) from None
+        return to_hex(found) if isinstance(found, bytes) else submitted(found)
+
+    async def submitted(found: Awaitable[Hash]) -> Any:
+        try:
+            return to_hex(await found)
+        except PhalaError as error:
+            raise of_submission(error) from None
 
     @methods.add("author_pendingExtrinsics")
     def pending_extrinsics(_params: Params) -> Any:

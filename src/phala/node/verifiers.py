@@ -1,0 +1,216 @@
+"""Processes that verify signatures, in batches: beside an event loop, or beside an importer.
+
+A batch is one message each way. What it costs to hand over is small beside the checks from some
+eight of them on; fewer are verified where they are.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from phala.errors import Unavailable
+from phala.runtime import InvalidTransaction, Problem, SignatureCheck, verify_signature
+
+BATCH_MAX: Final = 128  # some 10 ms: others' checks wait so long at most
+HERE_MAX: Final = 4  # at once on an event loop: less than a millisecond
+_CHECK: Final = struct.Struct("<BBBI")  # bytes of the account, scheme, bytes of the signature, of
+# the message
+_SIZE: Final = struct.Struct("<I")
+
+
+class VerifierGone(Unavailable):
+    """A process that verifies is no more."""
+
+    def __init__(self) -> None:
+        super().__init__("a process that verifies signatures ended", mend="start the node again")
+
+
+def encode_checks(checks: Sequence[SignatureCheck]) -> bytes:
+    parts = [b""]
+    for each in checks:
+        sizes = len(each.account), each.scheme, len(each.signature), len(each.message)
+        parts += (_CHECK.pack(*sizes), each.account, each.signature, each.message)
+    body = b"".join(parts)
+    return _SIZE.pack(len(body)) + body
+
+
+def decode_checks(body: bytes) -> list[SignatureCheck]:
+    out, at = [], 0
+    while at < len(body):
+        account, scheme, signature, message = _CHECK.unpack_from(body, at)
+        first = at + _CHECK.size
+        second = first + account
+        third = second + signature
+        at = third + message
+        out.append(SignatureCheck(body[first:second], scheme, body[second:third], body[third:at]))
+    return out
+
+
+def is_good(check: SignatureCheck) -> bool:
+    try:
+        verify_signature(check)
+    except InvalidTransaction:
+        return False
+    return True
+
+
+def bad_signature() -> InvalidTransaction:
+    return InvalidTransaction(Problem.BAD_PROOF, mend="sign for this chain and these versions")
+
+
+def _read(link: socket.socket, size: int) -> bytes:
+    """Shorter where the other end is gone."""
+    out = bytearray()
+    while len(out) < size:
+        data = link.recv(size - len(out))
+        if not data:
+            break
+        out += data
+    return bytes(out)
+
+
+def serve(link: socket.socket) -> None:
+    """Verify batches until the other end is gone."""
+    while len(front := _read(link, _SIZE.size)) == _SIZE.size:
+        (size,) = _SIZE.unpack(front)
+        checks = decode_checks(_read(link, size))
+        try:
+            link.sendall(bytes(map(is_good, checks)))
+        except OSError:
+            return
+
+
+class Verifiers:
+    """Some processes that verify. They end when whoever started them does."""
+
+    def __init__(self, links: Sequence[socket.socket], pids: Sequence[int]) -> None:
+        self.links = links
+        self.pids = pids
+
+    @classmethod
+    def start(cls, count: int, *, closing: Sequence[socket.socket] = ()) -> "Verifiers":
+        """Fork them, before this process has threads, a loop or a store open.
+
+        `closing` are sockets of this process alone: the others would keep them open.
+        """
+        links: list[socket.socket] = []
+        pids = []
+        for _ in range(count):
+            ours, theirs = socket.socketpair()
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    for each in (ours, *links, *closing):
+                        each.close()
+                    signal.signal(signal.SIGINT, signal.SIG_IGN)
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                    serve(theirs)
+                finally:
+                    os._exit(0)
+            theirs.close()
+            links.append(ours)
+            pids.append(pid)
+        return cls(links, pids)
+
+    def check(self, checks: Sequence[SignatureCheck]) -> None:
+        """Verify all, a share of them in this process. Waits for the others.
+
+        Raises:
+            InvalidTransaction: one is bad.
+            VerifierGone: another process died.
+        """
+        share = -(-len(checks) // (len(self.links) + 1))
+        if share <= HERE_MAX:
+            share = len(checks)
+        asked: list[tuple[socket.socket, int]] = []
+        for place, link in enumerate(self.links):
+            some = checks[share * (place + 1) : share * (place + 2)]
+            if some:
+                link.sendall(encode_checks(some))
+                asked.append((link, len(some)))
+        good = all(is_good(each) for each in checks[:share])
+        for link, count in asked:
+            answer = _read(link, count)
+            if len(answer) < count:
+                raise VerifierGone
+            good = good and all(answer)
+        if not good:
+            raise bad_signature()
+
+    def close(self) -> None:
+        """End them, and wait for it."""
+        for link in self.links:
+            link.close()
+        for pid in self.pids:
+            os.waitpid(pid, 0)
+
+
+Done = Callable[[bool], None]
+
+
+class Batches:
+    """What an event loop has of one verifier: checks gather while it is at work."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._waiting: list[tuple[SignatureCheck, Done]] = []
+        self._asked: list[Done] = []
+        self._writer: asyncio.StreamWriter | None = None
+        self._planned = False
+        self._turn = False  # one was verified on the spot in this turn of the loop
+
+    def here(self) -> bool:
+        """Whether to verify one more on the spot: the first of a turn, while nothing waits."""
+        if self._turn or self._waiting or self._asked:
+            return False
+        self._turn = True
+        asyncio.get_running_loop().call_soon(self._next_turn)
+        return True
+
+    def _next_turn(self) -> None:
+        self._turn = False
+
+    def check(self, check: SignatureCheck, done: Done) -> None:
+        """Call `done` with whether the signature is good: soon, never at once."""
+        self._waiting.append((check, done))
+        if not self._planned and not self._asked:
+            self._planned = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """All that came in one turn of the loop: few are verified here, more elsewhere."""
+        self._planned = False
+        if len(self._waiting) <= HERE_MAX or self._writer is None:
+            some, self._waiting = self._waiting[:HERE_MAX], self._waiting[HERE_MAX:]
+            for check, done in some:
+                done(is_good(check))
+            if self._waiting:
+                self._planned = True
+                asyncio.get_running_loop().call_soon(self._flush)
+            return
+        some, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
+        self._asked = [done for _, done in some]
+        self._writer.write(encode_checks([check for check, _ in some]))
+
+    async def run(self) -> None:
+        """Take answers until cancelled. Raises `VerifierGone`."""
+        reader, self._writer = await asyncio.open_unix_connection(sock=self._link)
+        try:
+            while True:
+                # As many as were asked about; one at least, which comes with the rest.
+                answer = await reader.readexactly(1)
+                answer += await reader.readexactly(len(self._asked) - 1)
+                asked, self._asked = self._asked, []
+                for done, good in zip(asked, answer, strict=True):
+                    done(bool(good))
+                if self._waiting:
+                    self._flush()
+        except (asyncio.IncompleteReadError, ConnectionResetError):
+            raise VerifierGone from None
+        finally:
+            self._writer.close()
+            self._writer = None
