@@ -28,7 +28,7 @@ from phala.messages.signing import Purpose, signed_bytes
 from phala.messages.types import Epoch, SealKey, Signature64, WorkerId
 from phala.primitives.extrinsic import Extrinsic
 from phala.primitives.header import Header
-from phala.primitives.types import Hash
+from phala.primitives.types import BlockNumber, Hash
 from phala.tee.platform import Platform, ReportData
 
 REGISTER_CALL = bytes([85, 20])
@@ -69,8 +69,11 @@ class WorkerKeys:
 
     def registration(self, bound: Header) -> Registration:
         """A good one, bound to a block."""
+        return self.registration_at(bound.number, bound.hash())
+
+    def registration_at(self, height: BlockNumber, block_hash: Hash) -> Registration:
+        """The same, of a block that is known by number and hash."""
         manifest = self.manifest()
-        height, block_hash = bound.number, bound.hash()
         data = report_data(PURPOSE_REGISTER, manifest, block_hash, height)
         key = EncryptionKey(
             REGISTRATION_VERSION, self.worker, Epoch(self.epoch), SealKey(bytes([self.epoch]) * 32)
