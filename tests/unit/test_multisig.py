@@ -45,7 +45,7 @@ from phala.pallets.multisig import (
 )
 from phala.primitives.address import MultiAddress
 from phala.primitives.types import PHA, AccountId, Balance, BlockNumber
-from phala.runtime.runtime import AttestVerifier
+from phala.runtime.attestation import AttestVerifier
 from phala.runtime.world import World
 from phala.testing.pallets import call_of, refused
 
@@ -214,8 +214,14 @@ def test_the_call_weighs_on_each_who_brings_it() -> None:
     light = call_of("Multisig", "as_multi_threshold_1", (ALICE,), CALL)
     last = call_of("Multisig", "as_multi", 2, (ALICE,), None, CALL, ENOUGH)
 
-    assert light.info.weight.ref_time == 50_000_000 + CALL.info.weight.ref_time
-    assert last.info.weight.ref_time == 120_000_000 + CALL.info.weight.ref_time
+    inner = call_of("System", "remark", b"")
+    for whole, outer in (
+        (light, call_of("Multisig", "as_multi_threshold_1", (ALICE,), inner)),
+        (last, call_of("Multisig", "as_multi", 2, (ALICE,), None, inner, ENOUGH)),
+    ):
+        own = outer.info.weight.ref_time - inner.info.weight.ref_time
+        assert own > 0
+        assert whole.info.weight.ref_time == own + CALL.info.weight.ref_time
     assert WEIGHT.encode(ENOUGH) == last.encoded[-len(WEIGHT.encode(ENOUGH)) :]
 
 

@@ -70,6 +70,7 @@ from phala.runtime import (
     Runtime,
     verify_signature,
 )
+from phala.runtime.world import CALLS
 from phala.sdk.metadata import Metadata
 from phala.tee.simulated import SimulatedPlatform, measure
 from phala.tee.simulated_key import SimulatedKey
@@ -181,8 +182,9 @@ def test_a_transfer_moves_funds_and_pays_its_fee(chain: MemoryChain, metadata: M
     fee = GIVEN - PHA - free(chain, ALICE.public, metadata)
     assert free(chain, BOB.public, metadata) == GIVEN + PHA
     extrinsic = chain.blocks[-1].body[1]
-    base, length, weight = PHA // 10_000, PHA // 100_000 * len(extrinsic), 50_000_000
-    assert fee == base + length + weight
+    ref_time = CALLS.decode(transfer(BOB.public, PHA)).info.weight.ref_time
+    base, length = PHA // 10_000, PHA // 100_000 * len(extrinsic)
+    assert fee == base + length + ref_time * base // 100_000_000
     assert events(chain, metadata) == [
         "System.ExtrinsicSuccess",
         "Balances.Withdraw",

@@ -25,9 +25,10 @@ from phala.pallets.scheduler import (
 )
 from phala.pallets.scheduler.kept import Inline, RetryConfig
 from phala.primitives.address import MultiAddress
+from phala.primitives.keys import storage_prefix
 from phala.primitives.types import PHA, AccountId, Balance, BlockNumber, Hash
 from phala.runtime import GenesisConfig
-from phala.runtime.runtime import AttestVerifier
+from phala.runtime.attestation import AttestVerifier
 from phala.runtime.world import World
 from phala.tee.simulated_key import SimulatedKey
 from phala.testing.chain import MemoryChain
@@ -297,7 +298,7 @@ def test_what_fails_is_tried_again_as_often_as_asked(
 
     assert tries(world, 20) == [5, 8, 11]
 
-    assert list(block.state.keys(world.scheduler.retries._item.prefix)) == []
+    assert list(block.state.keys(storage_prefix("Scheduler", "Retries"))) == []
     hash_ = Hash(blake2b(NEVER_LONG.encoded, digest_size=32).digest())
     assert world.preimage.preimage_of(hash_) is None
 

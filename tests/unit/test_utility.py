@@ -22,7 +22,6 @@ from phala.frame import (
 from phala.pallets.balances import Transfer
 from phala.pallets.utility import (
     BATCH_MAX,
-    EACH_REF_TIME,
     BatchCompleted,
     BatchCompletedWithErrors,
     BatchInterrupted,
@@ -36,7 +35,7 @@ from phala.pallets.utility import (
 )
 from phala.primitives.address import MultiAddress
 from phala.primitives.types import PHA, AccountId, Balance, BlockNumber, Moment
-from phala.runtime.runtime import AttestVerifier
+from phala.runtime.attestation import AttestVerifier
 from phala.runtime.world import CALLS, World
 from phala.testing.pallets import call_of, refused
 
@@ -204,10 +203,17 @@ def test_a_batch_weighs_what_its_calls_weigh() -> None:
     one, batched = pay(PHA), call_of("Utility", "batch", (pay(PHA), pay(PHA)))
     nested = call_of("Utility", "as_derivative", 0, batched)
 
-    base = call_of("Utility", "batch", ()).info.weight.ref_time
-    weight = base + 2 * (one.info.weight.ref_time + EACH_REF_TIME)
+    empty, remarks = (
+        call_of("Utility", "batch", (call_of("System", "remark", b""),) * count).info.weight
+        for count in (0, 2)
+    )
+    remark = call_of("System", "remark", b"").info.weight.ref_time
+    each = (remarks.ref_time - empty.ref_time) // 2 - remark
+    assert each > 0
+    weight = empty.ref_time + 2 * (one.info.weight.ref_time + each)
     assert batched.info.weight.ref_time == weight
-    assert nested.info.weight.ref_time == 20_000_000 + weight
+    around = call_of("Utility", "as_derivative", 0, call_of("System", "remark", b""))
+    assert nested.info.weight.ref_time == around.info.weight.ref_time - remark + weight
 
 
 def test_calls_nest_to_a_depth_and_no_deeper() -> None:

@@ -1,4 +1,9 @@
-"""What calls took, in picoseconds and bytes: written by `phala bench weights --write`."""
+"""What calls took, in picoseconds and bytes: written by `phala bench weights --write`.
+
+2026-11-25, AMD EPYC, Python 3.11.7;
+10000 accounts; 1680083 ps a read, 19773068 ps a write,
+154062151 ps a signed extrinsic beside its call.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -6,4 +11,85 @@ from typing import Final
 
 from phala.frame import Measured
 
-MEASURED: Final[Mapping[tuple[str, str], Measured]] = MappingProxyType({})
+MEASURED: Final[Mapping[tuple[str, str], Measured]] = MappingProxyType(
+    {
+        ("System", "remark"): Measured(14_561_000, 137),
+        ("System", "remark_with_event"): Measured(21_364_000, 1_759),
+        ("System", "set_storage"): Measured(14_706_850, 21_123_583),
+        ("System", "kill_storage"): Measured(21_987_110, 20_248_457),
+        ("System", "kill_prefix"): Measured(71_226_200, 20_721_648),
+        ("Timestamp", "set"): Measured(40_920_151, 0, 201),
+        ("Balances", "transfer_allow_death"): Measured(93_821_302, 0, 2_729),
+        ("Balances", "transfer_keep_alive"): Measured(91_416_302, 0, 2_729),
+        ("Balances", "transfer_all"): Measured(91_051_302, 0, 2_729),
+        ("Balances", "force_transfer"): Measured(127_630_302, 0, 3_359),
+        ("Balances", "force_unreserve"): Measured(113_039_317, 0, 2_347),
+        ("Balances", "force_set_balance"): Measured(128_396_302, 0, 2_020),
+        ("Balances", "force_adjust_total_issuance"): Measured(55_052_234, 0, 252),
+        ("Balances", "burn"): Measured(124_945_302, 0, 2_168),
+        ("TransactionPayment", "set_fee_burn_share"): Measured(58_180_068),
+        ("Utility", "batch"): Measured(15_643_380, 29_841_662),
+        ("Utility", "batch_all"): Measured(33_025_998, 30_828_002),
+        ("Utility", "force_batch"): Measured(23_627_464, 16_692_536),
+        ("Utility", "as_derivative"): Measured(40_873_000),
+        ("Utility", "dispatch_as"): Measured(69_195_000),
+        ("Utility", "dispatch_as_fallible"): Measured(61_826_000),
+        ("Utility", "with_weight"): Measured(60_043_000),
+        ("Utility", "if_else"): Measured(77_312_083, 0, 2_117),
+        ("Multisig", "as_multi_threshold_1"): Measured(150_888_000),
+        ("Multisig", "as_multi"): Measured(557_541_468, 0, 5_261),
+        ("Multisig", "approve_as_multi"): Measured(258_428_151, 0, 3_395),
+        ("Multisig", "cancel_as_multi"): Measured(233_968_468, 0, 2_337),
+        ("Multisig", "poke_deposit"): Measured(126_433_083, 0, 290),
+        ("Proxy", "proxy"): Measured(285_973_083, 0, 1_402),
+        ("Proxy", "add_proxy"): Measured(318_980_302, 0, 3_361),
+        ("Proxy", "remove_proxy"): Measured(296_165_468, 0, 3_449),
+        ("Proxy", "remove_proxies"): Measured(269_229_468, 0, 3_449),
+        ("Proxy", "create_pure"): Measured(101_355_302, 0, 2_117),
+        ("Proxy", "kill_pure"): Measured(118_226_468, 0, 2_302),
+        ("Proxy", "announce"): Measured(282_738_385, 0, 5_622),
+        ("Proxy", "remove_announcement"): Measured(307_285_468, 0, 4_540),
+        ("Proxy", "reject_announcement"): Measured(327_829_468, 0, 4_540),
+        ("Proxy", "proxy_announced"): Measured(354_837_551, 0, 5_741),
+        ("Proxy", "poke_deposit"): Measured(148_017_166, 0, 2_394),
+        ("Preimage", "note_preimage"): Measured(202_594_521, 3_465, 2_168),
+        ("Preimage", "unnote_preimage"): Measured(158_846_521, 0, 2_319),
+        ("Preimage", "request_preimage"): Measured(51_540_151, 0, 201),
+        ("Preimage", "unrequest_preimage"): Measured(52_201_151, 0, 208),
+        ("Scheduler", "schedule"): Measured(680_985_151, 0, 810),
+        ("Scheduler", "schedule_named"): Measured(878_283_302, 0, 810),
+        ("Scheduler", "schedule_after"): Measured(743_353_151, 0, 810),
+        ("Scheduler", "schedule_named_after"): Measured(853_487_302, 0, 810),
+        ("Scheduler", "cancel"): Measured(722_053_151, 0, 853),
+        ("Scheduler", "cancel_named"): Measured(851_645_370, 0, 861),
+        ("Scheduler", "set_retry"): Measured(625_432_151, 0, 853),
+        ("Scheduler", "set_retry_named"): Measured(682_110_234, 0, 861),
+        ("Scheduler", "cancel_retry"): Measured(634_809_151, 0, 853),
+        ("Scheduler", "cancel_retry_named"): Measured(571_768_234, 0, 861),
+        ("Identity", "add_registrar"): Measured(145_150_151, 0, 1_363),
+        ("Identity", "set_identity"): Measured(1_934_041_083, 0, 7_549),
+        ("Identity", "set_subs"): Measured(2_764_703_221, 33_939_364, 12_736),
+        ("Identity", "clear_identity"): Measured(3_581_740_419, 0, 12_736),
+        ("Identity", "request_judgement"): Measured(1_578_364_385, 0, 10_608),
+        ("Identity", "cancel_request"): Measured(975_906_468, 0, 9_539),
+        ("Identity", "set_fee"): Measured(115_308_083, 0, 1_420),
+        ("Identity", "set_account_id"): Measured(123_875_151, 0, 1_420),
+        ("Identity", "set_fields"): Measured(130_067_151, 0, 1_420),
+        ("Identity", "provide_judgement"): Measured(1_558_778_702, 0, 12_070),
+        ("Identity", "kill_identity"): Measured(3_378_296_570, 0, 12_736),
+        ("Identity", "add_sub"): Measured(239_534_536, 0, 12_653),
+        ("Identity", "rename_sub"): Measured(60_447_166, 0, 7_614),
+        ("Identity", "remove_sub"): Measured(325_635_702, 0, 12_801),
+        ("Identity", "quit_sub"): Measured(359_976_770, 0, 6_855),
+        ("Vesting", "vest"): Measured(336_293_332, 0, 3_362),
+        ("Vesting", "vest_other"): Measured(178_938_332, 0, 3_362),
+        ("Vesting", "vested_transfer"): Measured(307_040_687, 0, 4_796),
+        ("Vesting", "force_vested_transfer"): Measured(297_110_687, 0, 4_796),
+        ("Vesting", "merge_schedules"): Measured(202_748_400, 0, 3_362),
+        ("Vesting", "force_remove_vesting_schedule"): Measured(233_953_536, 0, 3_362),
+        ("Session", "set_keys"): Measured(171_405_453, 0, 2_168),
+        ("Session", "purge_keys"): Measured(128_977_536, 0, 2_281),
+        ("Authorities", "set_members"): Measured(47_531_449, 8_116_702, 252, 33),
+        ("Authorities", "force_authorities"): Measured(86_530_664, 976_254),
+    }
+)
