@@ -372,6 +372,7 @@ def test_a_certificates_evidence_registers_nobody() -> None:
 
     class Bound:
         manifest, block_hash, height = keys.manifest(), Hash(b"b" * 32), BlockNumber(7)
+        devices = ()
 
     with pytest.raises(RegistrationForged):
         verify_binding(Bound(), found.verdict)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -28,6 +29,9 @@ CERTIFICATE_BYTES_MAX: Final = 8 * 1024
 CHAIN_CERTIFICATES_MAX: Final = 8  # AMD has 3, NVIDIA 5, AWS 5
 EXTENSIONS_MAX: Final = 32
 REVOKED_MAX: Final = 4096
+CERTIFICATES_KEPT: Final = 128
+CHAINS_KEPT: Final = 64  # of at most 128 KiB each
+SIGNATURES_KEPT: Final = 256
 
 # SHA-256 of roots as their vendors publish them: these were seen to sign themselves, and a test
 # sees it again, so a verification need not.
@@ -120,8 +124,9 @@ Signed: TypeAlias = Certificate | RevocationList
 Scheme: TypeAlias = Callable[[Signed, Certificate, str], None]
 
 
+@lru_cache(maxsize=CERTIFICATES_KEPT)
 def decode_certificate(data: bytes, *, bytes_max: int = CERTIFICATE_BYTES_MAX) -> Certificate:
-    """The certificate that `data` is, to its last byte."""
+    """The certificate that `data` is, to its last byte. Kept by its bytes."""
     if len(data) > bytes_max:
         raise _malformed(f"a certificate of {len(data)} bytes, {bytes_max} are allowed")
     tbs, algorithm, signature = _signed(data)
@@ -165,8 +170,12 @@ def decode_pem_of(data: bytes, *, bytes_max: int) -> Certificate:
     return decode_certificate(_base64(match[1]), bytes_max=bytes_max)
 
 
+@lru_cache(maxsize=CHAINS_KEPT)
 def decode_pem(data: bytes) -> tuple[Certificate, ...]:
-    """The certificates of a PEM text, in its order; nothing else may stand in it."""
+    """The certificates of a PEM text, in its order; nothing else may stand in it.
+
+    Kept by the text: vendors' chains come again with each evidence.
+    """
     if len(data) > 2 * CHAIN_CERTIFICATES_MAX * CERTIFICATE_BYTES_MAX:
         raise _malformed(f"a chain of {len(data)} bytes")
     found: list[Certificate] = []
@@ -300,9 +309,20 @@ def verify_chain(
         if not issuer.is_ca:
             raise _forged(f"the issuer of {what} may not sign certificates")
         check_time(each, now, what)
-        if issuer is not each or hashlib.sha256(each.der).hexdigest() not in ROOTS_SEEN:
+        if issuer is each and hashlib.sha256(each.der).hexdigest() in ROOTS_SEEN:
+            continue
+        if each.is_ca:
+            _check_once(scheme, each.der, issuer.der, what)
+        else:
             scheme(each, issuer, what)
     return chain[0]
+
+
+@lru_cache(maxsize=SIGNATURES_KEPT)
+def _check_once(scheme: Scheme, signed: bytes, issuer: bytes, what: str) -> None:
+    """5. That the one certificate is signed by the other, kept by their bytes: vendors have a few
+    CAs, which certify each evidence. A refusal is not kept."""
+    scheme(decode_certificate(signed), decode_certificate(issuer), what)
 
 
 def check_time(certificate: Certificate, now: Moment, what: str) -> None:

@@ -7,8 +7,9 @@ trailing bytes. Which build of it judges is consensus: its version is pinned exa
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -42,6 +43,7 @@ COLLATERAL: Final = (  # names as in `QuoteCollateralV3`; a PCK chain of the pro
 )
 
 EVENT_LOG, BOOT_LOG = "event_log", "ccel"  # of a TD: dstack's in JSON, the firmware's
+COLLATERAL_KEPT: Final = 16  # of about 40 KB each
 LOGS: Final = (BOOT_LOG, EVENT_LOG)
 
 VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # QE vendor id
@@ -100,6 +102,16 @@ class _Layout:
     signed: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Collateral that was read; nothing of it is verified yet but who is said to sign it."""
+
+    given: Any  # the library's, which nobody alters
+    # As Intel names it: its FMSPC, which the library holds against the platform's certificate.
+    product: str
+    numbers: tuple[tuple[str, int], ...]  # of evaluations, by item
+
+
 def verify_sgx(
     blob: bytes, policy: Policy, collateral: Mapping[str, bytes], now: Moment
 ) -> Verdict:
@@ -134,9 +146,9 @@ def verify_intel(
     items = _collateral(  # 5
         {name: item for name, item in collateral.items() if name not in logs}
     )
-    _check_signers(items)
-    product = _checked_product(items, policy)
-    report = _judged(blob, items, now, root)  # 5, 6
+    prepared = _prepared(items)
+    _check_numbers(prepared, policy)
+    report = _judged(blob, prepared, now, root)  # 5, 6
     status = _STATUSES.get(report.status)
     if status is None:
         raise TcbRefused(
@@ -144,7 +156,7 @@ def verify_intel(
             check=9,
             mend="update the platform's firmware and microcode, then attest again",
         )
-    verdict = _verdict(platform, layout, report, status, product)
+    verdict = _verdict(platform, layout, report, status, prepared.product)
     for name in logs:  # 7
         if name in collateral:
             verdict = _with_log(verdict, name, collateral[name])
@@ -213,11 +225,12 @@ def _check_attributes(platform: PlatformCode, body: bytes, policy: Policy) -> No
         )
 
 
-def _collateral(collateral: Mapping[str, bytes]) -> dict[str, str]:
+def _collateral(collateral: Mapping[str, bytes]) -> tuple[str, ...]:
+    """In the order of `COLLATERAL`."""
     if tuple(sorted(collateral)) != COLLATERAL:
         raise _collateral_wrong(f"it has {', '.join(sorted(collateral)) or 'nothing'}")
     try:
-        return {name: collateral[name].decode() for name in COLLATERAL}
+        return tuple(collateral[name].decode() for name in COLLATERAL)
     except UnicodeDecodeError:
         raise _collateral_wrong("it is not text") from None
 
@@ -244,11 +257,16 @@ def _check_signers(items: dict[str, str]) -> None:
             )
 
 
-def _checked_product(items: dict[str, str], policy: Policy) -> str:
-    """5. Neither part is older than the policy's evaluation number. The product, as Intel names it:
-    its FMSPC, which the library holds against the platform's certificate.
-    """
+@lru_cache(maxsize=COLLATERAL_KEPT)
+def _prepared(texts: tuple[str, ...]) -> _Prepared:
+    """5. Collateral as it is read once: all evidence of a product is judged by the same."""
+    # Loading it takes 90 ms, and most processes never judge an Intel quote.
+    import dcap_qvl  # noqa: PLC0415
+
+    items = dict(zip(COLLATERAL, texts, strict=True))
+    _check_signers(items)
     product: Any = None
+    numbers = []
     for name in ("tcb_info", "qe_identity"):
         try:
             parsed = json.loads(items[name])
@@ -258,6 +276,18 @@ def _checked_product(items: dict[str, str], policy: Policy) -> str:
             number = None
         if type(number) is not int or not isinstance(product, str):
             raise _collateral_wrong(f"{name} has no evaluation number, or no product")
+        numbers.append((name, number))
+    text = json.dumps(items)
+    given = _asked(
+        lambda: dcap_qvl.QuoteCollateralV3.from_json(text),
+        lambda error: _collateral_wrong(_one_line(error)),
+    )
+    return _Prepared(given, product.lower(), tuple(numbers))
+
+
+def _check_numbers(prepared: _Prepared, policy: Policy) -> None:
+    """5. Neither part is older than the policy's evaluation number."""
+    for name, number in prepared.numbers:
         if number < policy.evaluation_number_min:
             raise TcbRefused(
                 f"{name} has the evaluation number {number}, the policy {policy.name} accepts"
@@ -265,26 +295,32 @@ def _checked_product(items: dict[str, str], policy: Policy) -> str:
                 check=5,
                 mend="fetch the collateral from Intel again",
             )
-    return str(product).lower()
 
 
-def _judged(blob: bytes, items: dict[str, str], now: Moment, root: bytes | None) -> Any:
+def _judged(blob: bytes, prepared: _Prepared, now: Moment, root: bytes | None) -> Any:
     """5, 6. The library's report. Its words differ by version: they are for people only."""
-    # Loading it takes 90 ms, and most processes never judge an Intel quote.
-    import dcap_qvl  # noqa: PLC0415
+    import dcap_qvl  # noqa: PLC0415 - as above
 
     seconds = now // 1000
-    try:
-        given = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(items))
+
+    def verified() -> Any:
         if root is None:
-            return dcap_qvl.verify(blob, given, seconds)
-        return dcap_qvl.verify_with_root_ca(blob, given, root, seconds)
+            return dcap_qvl.verify(blob, prepared.given, seconds)
+        return dcap_qvl.verify_with_root_ca(blob, prepared.given, root, seconds)
+
+    return _asked(verified, lambda error: _unverified(error, seconds))
+
+
+def _asked(work: Callable[[], Any], wrong: Callable[[BaseException], AttestationError]) -> Any:
+    """The library's answer; whatever it raises becomes one of ours, its panics too."""
+    try:
+        return work()
     except (ValueError, OverflowError) as error:
-        raise _unverified(error, seconds) from None
+        raise wrong(error) from None
     except BaseException as error:
         if type(error).__name__ != _PANIC:
             raise
-        raise _unverified(error, seconds) from None
+        raise wrong(error) from None
 
 
 def _unverified(error: BaseException, seconds: int) -> EvidenceForged:

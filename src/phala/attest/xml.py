@@ -156,7 +156,7 @@ def _write(
                 out.append(f' {name}="{_quoted(uri)}"')
     for key in sorted(element.attributes):
         name, value = element.attributes[key]
-        out.append(f' {name}="{_quoted(value)}"')
+        out.append(f' {name}="{value if value.isalnum() else _quoted(value)}"')
     out.append(">")
     for child in element.children:
         if isinstance(child, str):
