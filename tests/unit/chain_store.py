@@ -1,14 +1,16 @@
 """A node's folder with a chain in it: real blocks, transfers and messages, justified in order."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from phala.codec import Compact
 from phala.crypto.signatures import Keypair, ed25519_from_seed, ed25519_sign
 from phala.finality import JUSTIFICATION, Justification, Precommit, SetId, signed_precommit
 from phala.node.chain import Chain
+from phala.node.runtimes.table import Runtimes
 from phala.node.spec import ChainSpec, ensure_begun, read_chain_spec
 from phala.node.store import Store
+from phala.node.writer import Writer
 from phala.primitives.address import MULTI_ADDRESS, MultiAddress
 from phala.primitives.extrinsic import SIGNED_EXTENSIONS
 from phala.primitives.types import BALANCE, PHA, AccountId, Balance, BlockNumber, Hash, Moment
@@ -16,7 +18,6 @@ from phala.runtime import GenesisConfig, Runtime
 from phala.sdk.extrinsic import Terms, sign_extrinsic
 from phala.sdk.keyring import dev_pair
 from phala.tee.simulated_key import SimulatedKey
-from phala.trie import State
 
 AUTHORITY = ed25519_from_seed(b"a" * 32)
 CONFIG = GenesisConfig.dev(
@@ -65,27 +66,30 @@ class Grower:
     """Writes blocks on a store's head; each is finalized when the next one stands."""
 
     chain: Chain
+    runtimes: Runtimes = field(default_factory=lambda: Runtimes(RUNTIME))
     nonce: int = 0
+    spec_version: int = 1
 
-    def block(self, *extrinsics: bytes, runtime: Runtime = RUNTIME) -> None:
-        chain = self.chain
-        builder = runtime.open_block(State(chain.next_base()), chain.head)
-        for each in (*builder.inherents(Moment(START + 1_000 * chain.head.number)), *extrinsics):
-            builder.apply(each)
-        sealed = builder.seal(chain.root_with)
-        messages = tuple((each.topic, each.count, each.envelope) for each in sealed.messages)
+    def block(self, *extrinsics: bytes) -> None:
+        chain, writer = self.chain, Writer(self.chain, self.runtimes)
         before = chain.head
-        chain.append(sealed.header, sealed.body, sealed.changes, messages)
+        writer.open(Moment(START + 1_000 * before.number))
+        for each in extrinsics:
+            writer.apply(each)
+        writer.seal(AUTHORITY)
         if before.number > chain.finalized:
-            chain.finalize(before.number, justify(before.hash(), before.number))
+            writer.finalize(before.number, AUTHORITY)
+
+    def signed(self, call: bytes) -> bytes:
+        found = signed(
+            self.chain.genesis, "Alice", self.nonce, call, spec_version=self.spec_version
+        )
+        self.nonce += 1
+        return found
 
     def transfers(self, count: int) -> list[bytes]:
-        out = []
-        for _ in range(count):
-            call = transfer(bytes([self.nonce % 251]) * 32, PHA + self.nonce)
-            out.append(signed(self.chain.genesis, "Alice", self.nonce, call))
-            self.nonce += 1
-        return out
+        dest = bytes([self.nonce % 251]) * 32
+        return [self.signed(transfer(dest, PHA + self.nonce)) for _ in range(count)]
 
 
 def grow(

@@ -19,7 +19,7 @@ from phala.node.writer import CannotFinalize, Writer
 from phala.pallets.authorities import KeySet
 from phala.primitives.header import HEADER
 from phala.primitives.types import BlockNumber, Moment
-from phala.runtime import Runtime
+from phala.runtime import BlockBuilder, Runtime
 
 OTHER = ed25519_from_seed(b"o" * 32)
 
@@ -45,7 +45,7 @@ class Own:
         self.writer.open(Moment(1_000_000 + 1_000 * parent.number))
         if bring:
             builder = self.writer._builder
-            assert builder is not None
+            assert isinstance(builder, BlockBuilder)
             builder._world.authorities.scheduled.put(bring)
         self.writer.seal(*keys)
         number = self.chain.head.number

@@ -38,7 +38,11 @@ def authorities_of(chain: View) -> tuple[Authority, ...]:
 
 
 def open_chain(folder: Path, spec: Path, runtimes: Runtimes, *, archive: bool) -> Opened:
-    """The chain of a folder, made at the first start."""
+    """The chain of a folder, made at the first start.
+
+    Raises:
+        OtherRelease: its next block is made by a release that is not there.
+    """
     found = load_chain_spec(spec)
     keys = load_grandpa_keys(folder)
     store = Store(store_of(folder))
@@ -46,6 +50,7 @@ def open_chain(folder: Path, spec: Path, runtimes: Runtimes, *, archive: bool) -
         ensure_begun(store, found, runtimes.own)
         chain = Chain(store, archive=archive)
         ensure_authority(keys, authorities_of(chain))
+        runtimes.at(chain, chain.head.number)
     except BaseException:
         store.close()
         raise

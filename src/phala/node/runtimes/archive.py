@@ -6,6 +6,7 @@ concern.
 """
 
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -118,18 +119,29 @@ def load_release(path: Path) -> Release:
 
 
 def unpack(release: Release, folder: Path) -> Path:
-    """Its sources in a folder of their own, the same at every call: what is there is compared."""
+    """Its sources in a folder of their own, the same at every call: what is there is compared.
+
+    A node's two processes may be at it at once: whoever comes second takes the first one's.
+    """
     target = folder / release.sources.hex()
     if _holds(target, release):
         return target
-    making = folder / (target.name + ".new")
-    for old in (making, target):
-        shutil.rmtree(old, ignore_errors=True)
-    for name, data in release.files.items():
-        path = making / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    making.rename(target)
+    shutil.rmtree(target, ignore_errors=True)
+    making = Path(tempfile.mkdtemp(prefix="unpacking-", dir=folder))
+    try:
+        for name, data in release.files.items():
+            path = making / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        making.rename(target)
+    except OSError as error:
+        if not _holds(target, release):
+            raise Unavailable(
+                f"the release is not unpacked into {folder}: {error.strerror}",
+                mend="check the folder's rights and the disk's space",
+            ) from None
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
     return target
 
 

@@ -41,8 +41,9 @@ class Runtimes:
     def __init__(self, own: Runtime, folder: Path | None = None) -> None:
         self.own = own
         self._folder = folder  # may not exist: then there are no others
-        self._known: dict[bytes, AnyRuntime] = {}  # by the bytes under `:code`
-        self._hosts: dict[Hash, RemoteRuntime] = {}  # by sources, the last used last
+        self._own_codes: set[bytes] = set()  # what stands under `:code` where it is this one
+        self._sources: dict[bytes, Hash] = {}  # likewise of others
+        self._hosts: dict[Hash | None, RemoteRuntime] = {}  # by sources, the last used last
         self._own_sources: Hash | None = None
 
     def at(self, view: View, number: BlockNumber) -> AnyRuntime:
@@ -57,14 +58,17 @@ class Runtimes:
         """Raises `OtherRelease`."""
         if code is None:
             raise Invalid("the state has no `:code`", mend="give a chain of this kind")
-        known = self._known.get(code)
-        if known is None:
-            wanted = Manifest.decode(code)
-            if self._is_own(wanted):
-                known = self._known[code] = self.own
-            else:
-                known = self._host(wanted)
-        return known
+        if code in self._own_codes:
+            return self.own
+        sources = self._sources.get(code)
+        if sources in self._hosts:
+            host = self._hosts[sources] = self._hosts.pop(sources)
+            return host
+        wanted = Manifest.decode(code)
+        if self._is_own(wanted):
+            self._own_codes.add(code)
+            return self.own
+        return self._host(code, wanted)
 
     def _is_own(self, wanted: Manifest) -> bool:
         if not fulfils(self.own.manifest, wanted):
@@ -75,17 +79,20 @@ class Runtimes:
             self._own_sources = own_release(self.own.manifest).sources
         return self._own_sources == wanted.sources
 
-    def _host(self, wanted: Manifest) -> RemoteRuntime:
+    def _host(self, code: bytes, wanted: Manifest) -> RemoteRuntime:
         release = self._find(wanted)
-        sources = release.sources
-        host = self._hosts.pop(sources, None)
-        if host is None:
-            assert self._folder is not None
-            host = RemoteRuntime(unpack(release, self._folder))
-            if not fulfils(host.manifest, wanted):
-                host.close()
-                raise OtherRelease(wanted, host.manifest, self._folder)
-        self._hosts[sources] = host
+        assert self._folder is not None
+        host = RemoteRuntime(unpack(release, self._folder))
+        try:
+            found = host.manifest
+        except BaseException:
+            host.close()
+            raise
+        if not fulfils(found, wanted):
+            host.close()
+            raise OtherRelease(wanted, found, self._folder)
+        self._sources[code] = release.sources
+        self._hosts[release.sources] = host
         while len(self._hosts) > HOSTS_MAX:
             self._hosts.pop(next(iter(self._hosts))).close()  # it starts again when it is asked
         return host
@@ -118,9 +125,8 @@ class Runtimes:
             save_release(release, target)
 
     def close(self) -> None:
-        for each in self._known.values():
-            if isinstance(each, RemoteRuntime):
-                each.close()
+        for host in self._hosts.values():
+            host.close()
 
 
 def fulfils(found: Manifest, wanted: Manifest) -> bool:
