@@ -14,7 +14,7 @@ from phala.attest.collateral import verify_amd_revocations
 from phala.attest.envelopes import open_evidence
 from phala.attest.errors import AnchorRefused, EvidenceMalformed, RevocationRefused
 from phala.attest.verdict import PlatformCode
-from phala.attest.verify import EVIDENCE_BYTES_MAX, Evidence
+from phala.attest.verify import EVIDENCE_BYTES_MAX, UNFORESEEN, Evidence
 from phala.primitives.types import Moment
 
 # Numbers of wire format and chain state: never reuse one.
@@ -64,6 +64,13 @@ def take_apart(evidence: Evidence) -> Taken:
     """
     if len(evidence.blob) > EVIDENCE_BYTES_MAX:
         raise _malformed(f"{len(evidence.blob)} bytes, at most {EVIDENCE_BYTES_MAX} are allowed")
+    try:
+        return _taken(evidence)
+    except UNFORESEEN as error:
+        raise _malformed(f"a form that was not foreseen: {type(error).__name__}") from error
+
+
+def _taken(evidence: Evidence) -> Taken:
     match evidence.platform:
         case PlatformCode.SGX | PlatformCode.TDX:
             return Taken(evidence, {}, _intel(PlatformCode(evidence.platform), evidence.blob))
@@ -80,7 +87,7 @@ def _intel(platform: PlatformCode, blob: bytes) -> Need:
     try:
         quote: Any = dcap_qvl.Quote.parse(blob)
         product, authority = bytes.fromhex(quote.fmspc()), INTEL_AUTHORITIES.get(quote.ca())
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise _malformed(" ".join(str(error).split())[:200]) from None
     except BaseException as error:
         if type(error).__name__ != _PANIC:

@@ -103,11 +103,8 @@ def _signed_info(signature: xml.Element) -> tuple[bytes, bytes]:
     """4. Its canonical bytes, and the digest in them."""
     content = xml.canonical(_child(signature, "SignedInfo"))
     found = list(xml.decode(content).elements())
-    said = [(each.name, {key: pair[1] for key, pair in each.attributes.items()}) for each in found]
-    wanted = [
-        (f"{{{_DS}}}{name}", {("", key): value for key, value in attributes.items()})
-        for name, attributes in _SIGNED_INFO
-    ]
+    said = [(each.name, each.attributes) for each in found]
+    wanted = [(f"{{{_DS}}}{name}", attributes) for name, attributes in _SIGNED_INFO]
     if said != wanted:
         raise xml.malformed(f"a signature by other algorithms, or over other parts: {said}")
     return content, _base64(found[-1])

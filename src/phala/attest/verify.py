@@ -28,7 +28,7 @@ COLLATERAL_ITEMS_MAX: Final = 16
 COLLATERAL_BYTES_MAX: Final = 512 * 1024  # all items together; a boot log fills 256 KiB
 
 # A reader's mistake must not stop a chain; the tests of alterations tell it from a refusal.
-_UNFORESEEN: Final = (ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
+UNFORESEEN: Final = (ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
 
 Verifier: TypeAlias = Callable[[bytes, Policy, Mapping[str, bytes], Moment], Verdict]
 
@@ -96,7 +96,7 @@ def verify(
             verdict = verify_nvidia(evidence.blob, policy, collateral, now, rims)
         else:
             verdict = VERIFIERS[platform](evidence.blob, policy, collateral, now)
-    except _UNFORESEEN as error:
+    except UNFORESEEN as error:
         raise EvidenceMalformed(
             f"the {platform.word} evidence is of a form that was not foreseen:"
             f" {type(error).__name__}",

@@ -36,8 +36,7 @@ class Element:
 
     name: str
     written: str  # with the document's prefix
-    # By namespace and local part, which is the canonical order: the name with prefix, the value.
-    attributes: dict[tuple[str, str], tuple[str, str]]
+    attributes: dict[str, str]  # by names as they are written, with the document's prefixes
     scope: Mapping[str, str]  # prefixes that are declared here or outside
     children: "list[Element | str]" = field(default_factory=list)
 
@@ -77,12 +76,11 @@ class _Builder:
             else:
                 rest.append((name, value))
         scope = {**outside, **declared} if declared else outside
-        attributes: dict[tuple[str, str], tuple[str, str]] = {}
-        for name, value in rest:
-            key = _resolved(name, scope) if ":" in name else ("", name)
-            if key in attributes:
-                raise malformed(f"the attribute {name} twice")
-            attributes[key] = (name, value)
+        attributes = dict(rest)  # the parser refuses a written name twice
+        if prefixed := [name for name in attributes if ":" in name]:
+            resolved = [_resolved(name, scope) for name in prefixed]
+            if len(resolved) != len(frozenset(resolved)) or any(not uri for uri, _ in resolved):
+                raise malformed(f"an attribute twice: {', '.join(prefixed)}")
         element = Element(_name(*_resolved(written, scope)), written, attributes, scope)
         if self.open:
             self.open[-1].children.append(element)
@@ -154,8 +152,8 @@ def _write(
             if rendered.get(prefix) != uri:
                 name = f"xmlns:{prefix}" if prefix else "xmlns"
                 out.append(f' {name}="{_quoted(uri)}"')
-    for key in sorted(element.attributes):
-        name, value = element.attributes[key]
+    for name in _ordered(element):
+        value = element.attributes[name]
         out.append(f' {name}="{value if value.isalnum() else _quoted(value)}"')
     out.append(">")
     for child in element.children:
@@ -164,6 +162,16 @@ def _write(
         elif child is not without:
             _write(child, element.scope, without, out)
     out.append(f"</{element.written}>")
+
+
+def _ordered(element: Element) -> list[str]:
+    """Names in canonical order: by namespace, then local part; those in none come first."""
+    names = element.attributes
+    if not any(":" in name for name in names):
+        return sorted(names)
+    return sorted(
+        names, key=lambda name: _resolved(name, element.scope) if ":" in name else ("", name)
+    )
 
 
 def _quoted(value: str) -> str:
