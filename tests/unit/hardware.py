@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from phala.attest import PRODUCTION, Policy
 from phala.frame import DispatchError, Root
@@ -84,13 +85,20 @@ def measured(vendors: Vendors, hardware: Hardware) -> bytes:
     return vendors.verifier.verify(evidence, PRODUCTION.encode(), collateral, NOW).measurement
 
 
+@cache
+def _vendors() -> tuple[Vendors, tuple[bytes, ...]]:
+    """One of each for all tests, for their keys take time; and what their machines' code is."""
+    made = Vendors()
+    machines = (made.tdx, made.sgx, made.amd)
+    return made, tuple(measured(made, Hardware(each)) for each in machines)
+
+
 def ground(policy: Policy = PRODUCTION, *, seats: int = 1, k: int = 1) -> Ground:
     """A production chain whose time is `NOW`, with no collateral yet."""
-    vendors = Vendors()
-    machines = (vendors.tdx, vendors.sgx, vendors.amd)
+    vendors, measurements = _vendors()
     config = GenesisConfig.hardware(
         authority=b"a" * 32,
-        measurements=tuple(measured(vendors, Hardware(each)) for each in machines),
+        measurements=measurements,
         runtime_id=RUNTIME_ID,
         policy=policy,
         k=k,

@@ -2,16 +2,25 @@
 
 import random
 from dataclasses import fields, replace
-from functools import partial
+from functools import cache, partial
+from hashlib import sha256
 
 import pytest
 from tests.unit.hardware import RUNTIME_ID, Ground, ground, host_table
 
 from phala.attest import DEV
 from phala.errors import Invalid
-from phala.frame import Root
-from phala.messages.registration import PURPOSE_REGISTER, Evidence, report_data
+from phala.frame import Root, Unsigned
+from phala.messages.registration import (
+    PURPOSE_REGISTER,
+    Device,
+    Evidence,
+    device_nonce,
+    devices_digest,
+    report_data,
+)
 from phala.messages.state import WORKER_ACTIVE
+from phala.messages.types import WorkerId
 from phala.pallets.registry.errors import PolicyRefused
 from phala.pallets.registry.records import Signer
 from phala.primitives.types import BlockNumber, Hash
@@ -20,6 +29,7 @@ from phala.runtime.world import World
 from phala.tee.platform import ReportData
 from phala.tee.simulated import SimulatedPlatform, measure
 from phala.tee.simulated_key import SimulatedKey
+from phala.testing import p384_pki
 from phala.testing.intel_pki import TD_PLAIN
 from phala.testing.vendors import Hardware, Vendors, submit_amd, submit_intel
 from phala.testing.worker import WorkerKeys, register_extrinsic
@@ -32,7 +42,7 @@ P384 = int(
     16,
 )
 EVIDENCE_REFUSED, REPORT_DATA, MEASUREMENT, USED, HEIGHT, FORK = 7, 8, 9, 11, 2, 3
-NO_COLLATERAL, BLOCKED = 16, 17
+NO_COLLATERAL, DEVICES_REFUSED = 16, 18
 
 
 @pytest.fixture
@@ -337,3 +347,96 @@ def test_parser_bombs_random_evidence_is_refused_by_a_number(
         bomb = Evidence(platform, (head + blob)[: 16 * 1024])
         with pytest.raises(InvalidTransaction):
             site.chain.block(register_extrinsic(worker.signed(replace(body, evidence=bomb))))
+
+
+# ---- devices: reference/tee.md §3.4
+
+DRIVER, VBIOS = b"999.01\0", "96.00.5E.00.01"
+GPU_MEASURED = {index: bytes([index + 1]) * 48 for index in range(8)}
+
+
+@cache
+def documents() -> tuple[bytes, bytes]:
+    """A driver's manifest and a VBIOS's, which the measurements are of."""
+    signer = p384_pki.chain(4)
+    return (
+        p384_pki.manifest(signer, "999.01", GPU_MEASURED),
+        p384_pki.manifest(signer, VBIOS, GPU_MEASURED),
+    )
+
+
+def equip(site: Ground) -> tuple[Hash, ...]:
+    """Governance lists the manifests, and somebody brings them."""
+    hashes = tuple(Hash(sha256(each).digest()) for each in documents())
+
+    def act(world: World) -> None:
+        for each, document in zip(hashes, documents(), strict=True):
+            world.collateral.allow_manifest(Root(), each)
+            world.collateral.submit_manifest(Unsigned(), document)
+
+    site.govern(act)
+    return hashes
+
+
+def with_devices(
+    worker: WorkerKeys, site: Ground, devices: tuple[Device, ...], *, bound: bool = True
+) -> bytes:
+    """A registration with GPUs' evidence beside it, bound by its digest."""
+    body = worker.registration(site.chain.header)
+    gpu = devices_digest(devices) if bound else b""
+    said = report_data(PURPOSE_REGISTER, body.manifest, body.block_hash, body.height, gpu)
+    evidence = Evidence(body.evidence.platform, worker.platform.quote(ReportData(said)))
+    return register_extrinsic(worker.signed(replace(body, evidence=evidence, devices=devices)))
+
+
+def gpu(nonce: bytes, manifests: tuple[Hash, ...]) -> Device:
+    device = p384_pki.chain(5)
+    return Device(p384_pki.gpu_report(device, nonce=nonce, driver=DRIVER), device.pem, manifests)
+
+
+def test_a_worker_registers_with_the_gpus_that_it_binds(site: Ground) -> None:
+    worker, hashes = site.worker(Hardware(site.vendors.tdx)), equip(site)
+    nonce = device_nonce(worker.worker, site.chain.header.hash())
+
+    site.chain.block(with_devices(worker, site, (gpu(nonce, hashes),)))
+
+    assert site.info(worker.worker).devices == 1
+
+
+@pytest.mark.parametrize("whose", ["another worker's", "another block's", "nobody's"])
+def test_unbound_gpu_evidence_made_for_something_else_is_refused(site: Ground, whose: str) -> None:
+    worker, hashes = site.worker(Hardware(site.vendors.tdx)), equip(site)
+    head = site.chain.header.hash()
+    nonce = {
+        "another worker's": device_nonce(WorkerId(bytes(32)), head),
+        "another block's": device_nonce(worker.worker, Hash(bytes(32))),
+        "nobody's": bytes(32),
+    }[whose]
+
+    assert refused(site, with_devices(worker, site, (gpu(nonce, hashes),))) == DEVICES_REFUSED
+
+
+def test_unbound_gpu_evidence_that_the_cpu_did_not_bind_is_refused(site: Ground) -> None:
+    worker, hashes = site.worker(Hardware(site.vendors.tdx)), equip(site)
+    devices = (gpu(device_nonce(worker.worker, site.chain.header.hash()), hashes),)
+
+    assert refused(site, with_devices(worker, site, devices, bound=False)) == REPORT_DATA
+    site.chain.block(with_devices(worker, site, ()))
+    assert site.info(worker.worker).devices == 0
+
+
+def test_a_gpu_counts_once(site: Ground) -> None:
+    worker, hashes = site.worker(Hardware(site.vendors.tdx)), equip(site)
+    one = gpu(device_nonce(worker.worker, site.chain.header.hash()), hashes)
+
+    assert refused(site, with_devices(worker, site, (one, one))) == USED
+
+
+def test_a_gpu_without_kept_manifests_is_refused(site: Ground) -> None:
+    worker = site.worker(Hardware(site.vendors.tdx))
+    nonce = device_nonce(worker.worker, site.chain.header.hash())
+    hashes = tuple(Hash(sha256(each).digest()) for each in documents())
+
+    for manifests in ((), hashes, hashes[:1]):
+        extrinsic = with_devices(worker, site, (gpu(nonce, manifests),))
+        assert refused(site, extrinsic) == DEVICES_REFUSED

@@ -1,12 +1,13 @@
 """Hands the pallets what they need of `attest`: verdicts, with the chain's own collateral."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
 from phala.attest import Evidence as Claim
-from phala.attest import PlatformCode, Policy, Verdict, verify, verify_intel_collateral, verify_rim
+from phala.attest import PlatformCode, Policy, Verdict, verify, verify_intel_collateral
 from phala.attest.collateral import IntelCollateral
 from phala.attest.errors import AttestationError, EvidenceForged
 from phala.attest.kept import (
@@ -44,10 +45,12 @@ class AttestVerifier:
         self,
         *,
         judge: Judge = verify,
+        device: Judge = verify,
         intel: JudgeIntel = verify_intel_collateral,
         amd: JudgeAmd = verify_amd_collateral,
     ) -> None:
         self._judge = judge
+        self._device = device
         self._intel = intel
         self._amd = amd
 
@@ -91,28 +94,31 @@ class AttestVerifier:
         """A GPU's or switch's evidence, made for this nonce. Returns its replay identity.
 
         It is judged as strictly as the chain's workers are; a policy that accepts simulated
-        evidence alone accepts no device.
+        evidence alone accepts no device. Manifests are a driver's and a VBIOS's, or the latter
+        alone: governance listed them by their hash, so a signer that expired since is no matter.
         """
-        report = decode_report(device.report)
-        if report.nonce != nonce:
-            raise EvidenceForged(
-                f"the device's report was asked with {report.nonce.hex()}, not {nonce.hex()}",
-                check=6,
-                mend="ask the device with this worker's nonce for this block",
-            )
-        collateral = {CHAIN: device.chain}
-        rims = {}
-        for document in manifests:
-            rim = verify_rim(document)
-            name = DRIVER if rim.edition == "GPU" and rim.version == report.driver else VBIOS
-            collateral[name] = document
-            rims[bytes(rim.digest)] = rim
         own = Policy.decode(policy)
         if PlatformCode.SIMULATED in own.platforms:
             raise Invalid("a chain of simulated workers takes no devices", mend="send none")
-        devices = replace(own, name="devices", platforms=(PlatformCode.NVIDIA,))
+        listed = {hashlib.sha256(each).digest() for each in manifests}
+        devices = replace(
+            own,
+            name="devices",
+            platforms=(PlatformCode.NVIDIA,),
+            rims=tuple(sorted({*own.rims, *listed})),
+        )
+        names = (DRIVER, VBIOS)[-len(manifests) :] if manifests else ()
+        collateral = {CHAIN: device.chain, **dict(zip(names, manifests, strict=True))}
         claim = Claim(PlatformCode.NVIDIA, device.report)
-        return verify(claim, devices, collateral, now, rims=rims).signed_hash
+        verdict = self._device(claim, devices, collateral, now)
+        said = decode_report(device.report).nonce
+        if said != nonce:
+            raise EvidenceForged(
+                f"the device's report was asked with {said.hex()}, not with {nonce.hex()}",
+                check=6,
+                mend="ask the device with this worker's nonce for this block",
+            )
+        return verdict.signed_hash
 
     def platforms(self, policy: bytes) -> tuple[int, ...]:
         """Those that a policy's text accepts, ascending."""

@@ -18,10 +18,12 @@ from phala.attest import (
     Policy,
     Verdict,
     verify_intel_collateral,
+    verify_rim,
 )
 from phala.attest.certs import decode_pem
 from phala.attest.intel import verify_intel
 from phala.attest.kept import verify_amd_collateral
+from phala.attest.nvidia import CHAIN_CERTIFICATES, DRIVER, VBIOS, verify_device
 from phala.attest.snp import CHAIN, REVOKED, verify_report
 from phala.attest.verify import check_verdict
 from phala.errors import Invalid
@@ -30,6 +32,7 @@ from phala.primitives.extrinsic import Extrinsic
 from phala.primitives.types import Moment
 from phala.runtime.attestation import AttestVerifier
 from phala.tee.platform import ReportData
+from phala.testing import p384_pki
 from phala.testing.amd_pki import SimulatedAmd, pinned
 from phala.testing.intel_pki import SimulatedIntel
 from phala.testing.x509 import BEGIN
@@ -118,6 +121,7 @@ class Vendors:
         root = hashlib.sha256(spki).hexdigest()
         return AttestVerifier(
             judge=self._judge,
+            device=_judge_device,
             intel=partial(verify_intel_collateral, root=root),
             amd=partial(verify_amd_collateral, roots=pinned()),
         )
@@ -133,6 +137,18 @@ class Vendors:
             verdict = verify_intel(platform, evidence.blob, policy, collateral, now, root=root)
         check_verdict(verdict, policy)
         return verdict
+
+
+def _judge_device(
+    evidence: Evidence, policy: Policy, collateral: Mapping[str, bytes], now: Moment
+) -> Verdict:
+    documents = [collateral[name] for name in (DRIVER, VBIOS) if name in collateral]
+    made = [verify_rim(each, root=p384_pki.chain(4).root_hash) for each in documents]
+    root = p384_pki.chain(CHAIN_CERTIFICATES).root_hash
+    rims = {bytes(each.digest): each for each in made}
+    verdict = verify_device(evidence.blob, policy, collateral, now, rims=rims, root=root)
+    check_verdict(verdict, policy)
+    return verdict
 
 
 def submit_intel(items: Mapping[str, bytes]) -> bytes:
