@@ -24,6 +24,7 @@ from phala.node.engines.builder import run as run_builder
 from phala.node.engines.front import Builder, Front, start_builder
 from phala.node.engines.opening import open_chain, runtimes_of, store_of
 from phala.node.engines.solo import Solo
+from phala.node.indexer import run as run_indexer
 from phala.node.rpc import system
 from phala.node.rpc.server import REQUEST_BYTES_MAX, Door
 from phala.node.rpc.sockets import CONNECTIONS_MAX, BoundedHttp, BoundedWebSocket
@@ -177,7 +178,10 @@ def main() -> None:
         archive = chosen.pruning == "archive"
         building = partial(run_builder, folder=chosen.dir, spec=chosen.spec, archive=archive)
         verifiers = Verifiers.start(1, closing=[door])
-        builder = start_builder(building, closing=[door, *verifiers.links])
+        indexing = partial(run_indexer, folder=chosen.dir)
+        # Nobody waits for it: it ends when this process does, and this one goes on without it.
+        indexer = start_builder(indexing, closing=[door, *verifiers.links])
+        builder = start_builder(building, closing=[door, *verifiers.links, indexer.link])
         opened = open_front(chosen.dir, builder, verifiers, archive=archive)
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector need not walk it

@@ -143,6 +143,10 @@ class Store:
         self._reader.abort()
         self._reader = self._env.begin()
 
+    @property
+    def folder(self) -> Path:
+        return Path(self._env.path())
+
     def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.close()

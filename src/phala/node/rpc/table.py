@@ -6,6 +6,7 @@ from phala.node.rpc import (
     blocks,
     chain_head,
     child,
+    explorer,
     owner,
     payment,
     state,
@@ -27,5 +28,6 @@ def methods_of(node: Node, identity: system.Identity) -> Methods:
     chain_head.register(methods, node)
     archive.register(methods, node)
     transactions.register(methods, node)
+    explorer.register(methods, node)
     system.register(methods, node, identity)
     return methods
