@@ -49,7 +49,7 @@ from phala.pallets.session import (
 from phala.primitives.header import HEADER
 from phala.primitives.types import PHA, AccountId, Balance, BlockNumber, Hash, Moment
 from phala.runtime import GenesisConfig, Runtime, Sealed
-from phala.runtime.runtime import AttestVerifier
+from phala.runtime.attestation import AttestVerifier
 from phala.runtime.world import World
 from phala.tee.simulated_key import SimulatedKey
 from phala.testing.chain import MemoryChain

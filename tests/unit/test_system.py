@@ -4,7 +4,7 @@ import pytest
 
 from phala.frame import BadOrigin, Block, DispatchClass, Root, Signed
 from phala.primitives.types import PHA, AccountId, Balance, BlockNumber
-from phala.runtime.runtime import AttestVerifier
+from phala.runtime.attestation import AttestVerifier
 from phala.runtime.world import World
 from phala.testing.pallets import call_of, refused
 
