@@ -318,8 +318,8 @@ TEXT = POLICY.encode()
         TEXT.replace(b'"rims": []', b'"rims": [\n    "01"\n  ]'),
         TEXT.replace(b'"floors": {}', b'"floors": []'),
         TEXT.replace(b'"floors": {}', b'"floors": {\n    "genoa": {}\n  }'),
-        PRODUCTION.encode().replace(b'"ucode": 84', b'"ucode": 256'),
-        PRODUCTION.encode().replace(b'"ucode": 84', b'"ucode": true'),
+        PRODUCTION.encode().replace(b'"ucode": 86', b'"ucode": 256'),
+        PRODUCTION.encode().replace(b'"ucode": 86', b'"ucode": true'),
         PRODUCTION.encode().replace(b'"genoa"', b'"Genoa"'),
     ],
 )

@@ -55,7 +55,8 @@ def test_a_lone_clone_judges_a_genuine_report() -> None:
         snp.KEY: (COMMITTED / "amd" / "genoa-v3-azure.der").read_bytes(),
         snp.CHAIN: (COMMITTED / "amd" / "ask_ark_genoa.pem").read_bytes(),
     }
-    policy = replace(PRODUCTION, revocation_list=False)  # AMD's list of that day is not public
+    # AMD's list of that day is not public, and today's floors are above that day's firmware.
+    policy = replace(PRODUCTION, revocation_list=False, floors=GENOA_FLOORS)
     verdict = verify(Evidence(PlatformCode.SEV_SNP, report), policy, items, GENOA_NOW)
 
     assert (verdict.product, verdict.anchor) == ("genoa", "AMD ARK-Genoa")
@@ -296,6 +297,13 @@ def test_anything_else_is_a_clear_error() -> None:
 
 GENOA = ("amd/keys/genoa-v3-azure.der", "amd/chains/ask_ark_genoa.pem")
 GENOA_NOW = Moment(1_740_277_308_000)
+GENOA_FLOORS = (Floor("genoa", bl=9, snp=23, ucode=84),)  # AMD-SB-3019, of that month
+
+
+def test_todays_floors_refuse_the_firmware_of_early_2025() -> None:
+    evidence = Evidence(PlatformCode.SEV_SNP, read("amd/reports/genoa-v3-azure.bin"))
+    with pytest.raises(TcbRefused, match=r"check 9.*snp 23.*asks for 27"):
+        verify(evidence, replace(PRODUCTION, revocation_list=False), amd(*GENOA), GENOA_NOW)
 
 
 def test_production_asks_for_the_revocation_list() -> None:
@@ -303,7 +311,8 @@ def test_production_asks_for_the_revocation_list() -> None:
     with pytest.raises(RevocationRefused, match=r"check 5.*amd_crl"):
         verify(evidence, PRODUCTION, amd(*GENOA), GENOA_NOW)
 
-    verdict = verify(evidence, replace(PRODUCTION, revocation_list=False), amd(*GENOA), GENOA_NOW)
+    policy = replace(PRODUCTION, revocation_list=False, floors=GENOA_FLOORS)
+    verdict = verify(evidence, policy, amd(*GENOA), GENOA_NOW)
     assert (verdict.tcb_status, verdict.confidence) == (TcbStatus.UP_TO_DATE, 1)
 
 

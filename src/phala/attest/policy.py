@@ -282,13 +282,13 @@ PRODUCTION: Final = Policy(
     debug=False,
     tcb_statuses=(TcbStatus.UP_TO_DATE,),
     evaluation_number_min=17,  # Intel's of early 2025; governance raises it
-    # The microcode that closed the flaw by which anyone could sign microcode, AMD-SB-7033, and
-    # for the others what public reports of maintained clouds show; governance raises it.
+    # AMD's bulletins, "TCB value for attestation": docs/reference/policy.md has each with its
+    # source. A Genoa-X counts its microcode otherwise, so it is refused; governance raises all.
     floors=(
-        Floor("bergamo", bl=9, snp=21, ucode=25),
-        Floor("genoa", bl=9, snp=21, ucode=84),
-        Floor("milan", bl=4, snp=24, ucode=219),
-        Floor("turin", ucode=71),
+        Floor("bergamo", bl=9, snp=21, ucode=25),  # ucode: AMD-SB-3019
+        Floor("genoa", bl=9, snp=27, ucode=86),  # snp: AMD-SB-3020; ucode: AMD-SB-3027
+        Floor("milan", bl=4, snp=24, ucode=219),  # snp, ucode: AMD-SB-3019
+        Floor("turin", snp=4, ucode=81),  # snp: AMD-SB-3020; ucode: AMD-SB-3027
     ),
     # The seed of Milan's keys was read out by software (arXiv 2605.12990): whoever has a chip's
     # can sign reports of any firmware, so no floor helps.
