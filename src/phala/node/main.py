@@ -25,10 +25,11 @@ from phala.node.engines.front import Builder, Front, start_builder
 from phala.node.engines.opening import open_chain, runtimes_of, store_of
 from phala.node.engines.solo import Solo
 from phala.node.indexer import run as run_indexer
+from phala.node.journal import Journal
 from phala.node.rpc import system
-from phala.node.rpc.server import REQUEST_BYTES_MAX, Door
+from phala.node.rpc.server import REQUEST_BYTES_MAX
 from phala.node.rpc.sockets import CONNECTIONS_MAX, BoundedHttp, BoundedWebSocket
-from phala.node.rpc.table import methods_of
+from phala.node.rpc.table import door_of
 from phala.node.service import Node
 from phala.node.store import Store
 from phala.node.verifiers import Batches, Verifiers
@@ -120,11 +121,13 @@ class Server(uvicorn.Server):
         yield
 
 
-async def serve(node: Node, front: Front, identity: system.Identity, door: socket.socket) -> None:
+async def serve(
+    node: Node, front: Front, identity: system.Identity, journal: Journal, door: socket.socket
+) -> None:
     """Answer, and follow the builder, until a signal."""
     server = Server(
         uvicorn.Config(
-            Door(methods_of(node, identity)),
+            door_of(node, identity),
             http=BoundedHttp,
             ws=BoundedWebSocket,
             ws_max_size=REQUEST_BYTES_MAX,
@@ -143,6 +146,7 @@ async def serve(node: Node, front: Front, identity: system.Identity, door: socke
     following = asyncio.create_task(front.run())
     assert node.signatures is not None
     verifying = asyncio.create_task(node.signatures.run())
+    resuming = asyncio.create_task(journal.submit_again())
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     ready = {
@@ -157,9 +161,10 @@ async def serve(node: Node, front: Front, identity: system.Identity, door: socke
     await asyncio.wait({serving, stopping} | both, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await serving
-    for task in both:
+    for task in (*both, resuming):
         task.cancel()
-    await asyncio.wait(both)
+    await asyncio.wait(both | {resuming})
+    journal.close()
     await front.stop()
     for task in both:
         if not task.cancelled():
@@ -183,10 +188,11 @@ def main() -> None:
         indexer = start_builder(indexing, closing=[door, *verifiers.links])
         builder = start_builder(building, closing=[door, *verifiers.links, indexer.link])
         opened = open_front(chosen.dir, builder, verifiers, archive=archive)
+        journal = Journal(chosen.dir / "pending", opened[0])
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector need not walk it
         gc.set_threshold(*GC_THRESHOLDS)
-        uvloop.run(serve(*opened, door))
+        uvloop.run(serve(*opened, journal, door))
     except PhalaError as error:
         LOG.error("%s", error)  # noqa: TRY400 - the mend is in it, a trace is not needed
         sys.exit(error.exit_code)

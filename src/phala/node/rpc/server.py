@@ -30,6 +30,8 @@ BATCH_ITEMS_MAX: Final = 1_000
 BATCH_ITEMS_AT_ONCE: Final = 16  # then others may use the loop
 WEBSOCKETS_MAX: Final = 1_000
 
+TEXT: Final = b"text/plain; version=0.0.4; charset=utf-8"  # Prometheus' own
+
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -97,6 +99,7 @@ class Door:
     def __init__(self, methods: Methods, gauge: Gauge | None = None) -> None:
         self.methods = methods
         self.gauge = gauge or Gauge()
+        self.metrics: Callable[[], bytes] | None = None  # in Prometheus' form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -112,6 +115,10 @@ class Door:
                 self.gauge.websockets -= 1
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "GET" and scope["path"] == "/metrics" and self.metrics is not None:
+            own = is_own(scope["client"], scope["headers"])
+            await respond(send, 200 if own else 403, self.metrics() if own else b"", kind=TEXT)
+            return
         if scope["method"] != "POST":
             await respond(send, 405, b"send JSON-RPC by POST, or open a WebSocket")
             return
@@ -293,8 +300,8 @@ def failed(name: Any, error: RpcError) -> bytes:
     return orjson.dumps({"jsonrpc": "2.0", "id": name, "error": error.document()})
 
 
-async def respond(send: Send, status: int, body: bytes) -> None:
-    kind = b"application/json" if status == 200 else b"text/plain"
+async def respond(send: Send, status: int, body: bytes, *, kind: bytes = b"") -> None:
+    kind = kind or (b"application/json" if status == 200 else b"text/plain")
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -13,7 +13,8 @@ from phala.node.rpc import (
     system,
     transactions,
 )
-from phala.node.rpc.server import Methods
+from phala.node.rpc.metrics import Metrics
+from phala.node.rpc.server import Door, Methods
 from phala.node.service import Node
 
 
@@ -31,3 +32,11 @@ def methods_of(node: Node, identity: system.Identity) -> Methods:
     explorer.register(methods, node)
     system.register(methods, node, identity)
     return methods
+
+
+def door_of(node: Node, identity: system.Identity) -> Door:
+    """All of it, with what it counts."""
+    methods = methods_of(node, identity)
+    door = Door(methods)
+    door.metrics = Metrics(node, methods, door.gauge).text
+    return door
