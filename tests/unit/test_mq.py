@@ -1,12 +1,15 @@
 """Topics and sequences: what the state keeps is what light clients expect, under their keys."""
 
+from dataclasses import replace
+
 import pytest
 
 from phala.crypto.signatures import sr25519_from_seed, sr25519_sign
 from phala.errors import PhalaError
-from phala.frame import Block, PalletError, Unsigned
+from phala.frame import BadOrigin, Block, PalletError, Root, Unsigned
 from phala.messages.bus import (
     ENVELOPE,
+    ENVELOPE_VERSION,
     HEADS_EVERY,
     TOPIC_STATE,
     PalletSender,
@@ -14,6 +17,15 @@ from phala.messages.bus import (
     ingress_key,
     next_head,
     topic_key,
+)
+from phala.messages.formats import (
+    FORMATS,
+    FORMATS_KEY,
+    NEXT_FORMATS,
+    NEXT_FORMATS_KEY,
+    NOTICE_BLOCKS,
+    PRESENT,
+    NextFormats,
 )
 from phala.messages.payloads.enclave import (
     EGRESS_BODY,
@@ -23,8 +35,11 @@ from phala.messages.payloads.enclave import (
     SignedMessage,
 )
 from phala.messages.signing import Purpose, signed_bytes
+from phala.messages.state import STATE_VERSION
 from phala.messages.types import ContractId, Count, Signature64, WorkerId
 from phala.pallets.mq import (
+    FormatsAnnounced,
+    FormatsChanged,
     MessageQueued,
     MessageRefused,
     NotSignedByWorker,
@@ -32,6 +47,7 @@ from phala.pallets.mq import (
     PhalaMq,
     SequencePassed,
     SequenceTooFar,
+    TooSoon,
     UnknownVersion,
     UnknownWorker,
 )
@@ -196,3 +212,30 @@ def test_how_far_ahead_a_message_is_is_told_to_the_pool(mq: PhalaMq) -> None:
     assert [mq.check(message(n)) for n in (0, 1, 64)] == [0, 1, 64]
     with pytest.raises(SequenceTooFar):
         mq.check(message(65))
+
+
+def test_other_formats_are_announced_a_day_before_they_are_written(block: Block) -> None:
+    around = Around(block)
+    mq = PhalaMq(block, chain=around, clock=around, workers=around, handler=around)
+    others = replace(PRESENT, envelope=2)
+    first = BlockNumber(7 + NOTICE_BLOCKS)
+
+    with refused(TooSoon, block):
+        mq.announce_formats(Root(), others, BlockNumber(first - 1))
+    with refused(BadOrigin, block):
+        mq.announce_formats(Unsigned(), others, first)
+    mq.announce_formats(Root(), others, first)
+
+    assert block.state.get(NEXT_FORMATS_KEY) == NEXT_FORMATS.encode(NextFormats(others, first))
+    for number, expected in ((first - 1, PRESENT), (first, others), (first + 1, others)):
+        block.number = BlockNumber(number)
+        mq.on_initialize()
+        assert mq.formats.get() == expected
+    assert block.state.get(FORMATS_KEY) == FORMATS.encode(others)
+    assert block.state.get(NEXT_FORMATS_KEY) is None
+    assert block.events == [FormatsAnnounced(others, first), FormatsChanged(others)]
+
+
+def test_the_versions_in_use_are_those_that_are_written() -> None:
+    assert PRESENT.envelope == ENVELOPE_VERSION
+    assert PRESENT.state == STATE_VERSION

@@ -3,9 +3,10 @@
 Source: DESIGN §3. Envelopes, heads and keys are those of `messages.bus`.
 """
 
-from typing import Annotated, ClassVar, Final, Protocol
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Protocol
 
-from phala.codec import U64, Text
+from phala.codec import U64, Descriptor, Text
 from phala.crypto.signatures import BadSignature, sr25519_verify
 from phala.frame import (
     MICROSECOND,
@@ -20,7 +21,10 @@ from phala.frame import (
     Pays,
     StorageDoubleMap,
     StorageMap,
+    StorageOption,
+    StorageValue,
     call,
+    ensure_root,
     ensure_unsigned,
     event,
 )
@@ -35,6 +39,14 @@ from phala.messages.bus import (
     TopicState,
     first_head,
     next_head,
+)
+from phala.messages.formats import (
+    FORMATS,
+    NEXT_FORMATS,
+    NOTICE_BLOCKS,
+    PRESENT,
+    Formats,
+    NextFormats,
 )
 from phala.messages.payloads.enclave import (
     EGRESS_BODY,
@@ -75,6 +87,10 @@ class NotSignedByWorker(PalletError):
     """The worker's key did not sign this message: sign its body under the egress purpose."""
 
 
+class TooSoon(PalletError):
+    """Light clients need more notice: name a later block."""
+
+
 @event
 class MessageQueued:
     """A message was appended to a topic, as its `count`th from 0."""
@@ -90,6 +106,21 @@ class MessageRefused:
     worker: WorkerId
     sequence: Annotated[int, U64]
     reason: Annotated[str, Text(bytes_max=REASON_BYTES_MAX)]
+
+
+@event
+class FormatsAnnounced:
+    """What light clients read is written in other formats from that block on."""
+
+    formats: Formats
+    first: BlockNumber
+
+
+@event
+class FormatsChanged:
+    """What light clients read is written in these formats from this block on."""
+
+    formats: Formats
 
 
 class Chain(Protocol):
@@ -122,7 +153,7 @@ class PhalaMq(Pallet):
     """Messages between the chain and enclaves."""
 
     name = "PhalaMq"
-    words = DESCRIPTORS
+    words: ClassVar[Mapping[Any, Descriptor[Any]]] = {**DESCRIPTORS, Formats: FORMATS}
     topics = StorageMap(
         Hasher.BLAKE2_128_CONCAT, TOPIC, TopicState, doc="A topic's length, and its chain's head."
     )
@@ -140,6 +171,11 @@ class PhalaMq(Pallet):
         doc="The number of a worker's next message.",
     )
 
+    formats: StorageValue[Formats] = StorageValue(
+        FORMATS, default=PRESENT, doc="The formats of what light clients read."
+    )
+    next_formats = StorageOption(NEXT_FORMATS, doc="Those that follow, and from which block on.")
+
     def __init__(
         self, block: Block, *, chain: Chain, clock: Clock, workers: Workers, handler: Handler
     ) -> None:
@@ -148,6 +184,14 @@ class PhalaMq(Pallet):
         self.clock = clock
         self.workers = workers
         self.handler = handler
+
+    def on_initialize(self) -> int:
+        following = self.next_formats.get()
+        if following is not None and following.first <= self.block.number:
+            self.formats.put(following.formats)
+            self.next_formats.delete()
+            self.emit(FormatsChanged(following.formats))
+        return 20 * MICROSECOND
 
     def push(self, topic: bytes, sender: Sender, payload: bytes) -> Count:
         """Append a message. Returns its place in the topic, from 0."""
@@ -219,8 +263,25 @@ class PhalaMq(Pallet):
         else:
             self.block.commit()
 
-    calls: ClassVar = {20: sync_offchain_message}  # below: the original's
-    events: ClassVar = {0: MessageQueued, 1: MessageRefused}
+    @call(50 * MICROSECOND)
+    def announce_formats(self, origin: Origin, formats: Formats, first: BlockNumber) -> None:
+        """Say which formats blocks are written in from `first` on, and have it so then.
+
+        The release that writes them has to be in place by that block.
+        """
+        ensure_root(origin)
+        if first < self.block.number + NOTICE_BLOCKS:
+            raise TooSoon
+        self.next_formats.put(NextFormats(formats, first))
+        self.emit(FormatsAnnounced(formats, first))
+
+    calls: ClassVar = {20: sync_offchain_message, 21: announce_formats}  # below: the original's
+    events: ClassVar = {
+        0: MessageQueued,
+        1: MessageRefused,
+        2: FormatsAnnounced,
+        3: FormatsChanged,
+    }
     errors: ClassVar = {
         0: UnknownVersion,
         1: OtherChain,
@@ -228,7 +289,9 @@ class PhalaMq(Pallet):
         3: SequencePassed,
         4: SequenceTooFar,
         5: NotSignedByWorker,
+        6: TooSoon,
     }
     constants: ClassVar = (
         Constant("HeadsEvery", U64, HEADS_EVERY, "Counts between two kept heads."),
+        Constant("NoticeBlocks", U64, NOTICE_BLOCKS, "How long other formats are announced for."),
     )
