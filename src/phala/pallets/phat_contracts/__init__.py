@@ -5,7 +5,7 @@ Source: DESIGN §5, §6; ARCHITECTURE, "Keys" and "Deploy".
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, ClassVar, Final, Protocol
+from typing import Annotated, ClassVar, Final
 
 from phala.codec import (
     U8,
@@ -26,7 +26,6 @@ from phala.frame import (
     StorageValue,
     call,
     ensure_signed,
-    event,
 )
 from phala.messages.bus import (
     AccountSender,
@@ -68,7 +67,6 @@ from phala.messages.state import (
 )
 from phala.messages.types import (
     DESCRIPTORS,
-    CallId,
     ClusterId,
     CodeId,
     ContractId,
@@ -99,6 +97,16 @@ from phala.pallets.phat_contracts.errors import (
     SourceEmpty,
     TierUnknown,
 )
+from phala.pallets.phat_contracts.events import (
+    CommandQueued,
+    ContractFailed,
+    ContractKeysRenewed,
+    ContractLive,
+    ContractQueued,
+    GenerationRaised,
+    TierSet,
+)
+from phala.pallets.phat_contracts.needs import Bus, Chain, Workers
 from phala.pallets.phat_contracts.records import ClusterInfo, Grace, Vote
 from phala.primitives.types import AccountId, BlockNumber, Hash
 
@@ -109,101 +117,10 @@ WORKERS_MAX: Final = 64  # messages.state has the same
 KEY_BYTES: Final = 32
 GRACE_BLOCKS: Final = 50  # for commands of the generation before: who left can read them
 TIER_ANY: Final = 5
+
+__all__ = ["ContractFailed", "ContractLive", "PhalaPhatContracts"]
+
 QUEUED, LIVE, FAILED = 0, 1, 2  # of `ContractInfo.state`
-
-
-# ---- events
-
-
-@event
-class ContractQueued:
-    """A deployment is in the cluster's order."""
-
-    contract: ContractId
-    call: CallId
-    deployer: AccountId
-
-
-@event
-class ContractLive:
-    """Enough replicas announced the same keys: the contract takes commands."""
-
-    contract: ContractId
-
-
-@event
-class ContractFailed:
-    """`instantiate` did not succeed on enough replicas: the contract never comes to be."""
-
-    contract: ContractId
-
-
-@event
-class CommandQueued:
-    """A command is in the cluster's order, at this place of its topic."""
-
-    contract: ContractId
-    call: CallId
-    sender: AccountId
-    count: Count
-
-
-@event
-class GenerationRaised:
-    """A cluster's keys change: somebody left it who must not read on."""
-
-    cluster: ClusterId
-    generation: Generation
-
-
-@event
-class ContractKeysRenewed:
-    """Enough replicas announced a live contract's keys of a later generation."""
-
-    contract: ContractId
-    generation: Generation
-
-
-@event
-class TierSet:
-    """A cluster takes workers of this confidence and better."""
-
-    cluster: ClusterId
-    tier: Annotated[int, U8]
-
-
-# ---- what it needs
-
-
-class Chain(Protocol):
-    """Which chain this is."""
-
-    def genesis_hash(self) -> Hash: ...
-
-
-class Bus(Protocol):
-    """Who numbers messages."""
-
-    def push(self, topic: bytes, sender: Sender, payload: bytes) -> Count: ...
-
-
-class Gatekeeper(Protocol):
-    """A seat."""
-
-    @property
-    def period(self) -> int: ...
-    @property
-    def index(self) -> int: ...
-
-
-class Workers(Protocol):
-    """Who is registered, and who holds shares of keys."""
-
-    def seat_of(self, worker: WorkerId) -> Gatekeeper | None: ...
-    def key_threshold(self) -> int: ...
-    def runtime_id(self) -> Hash: ...
-    def is_registered(self, worker: WorkerId) -> bool: ...
-    def show_contract_key(self, contract: ContractId, signing_key: bytes) -> None: ...
 
 
 class PhalaPhatContracts(Pallet):

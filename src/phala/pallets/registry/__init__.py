@@ -3,8 +3,7 @@
 Source: DESIGN §4; ARCHITECTURE, "What happens at registration" and "A worker's life".
 """
 
-from dataclasses import replace
-from typing import Annotated, ClassVar, Final, TypeVar
+from typing import Annotated, ClassVar, Final
 
 from phala.codec import U8, U16, U32, U64, Bytes, Vector
 from phala.crypto.hashes import blake2_256
@@ -35,32 +34,28 @@ from phala.messages.registration import (
     MEASUREMENT_BYTES_MAX,
     PLATFORM_SIMULATED,
     SIGNED_REGISTRATION,
-    Registration,
     SignedRegistration,
-    manifest_hash,
 )
 from phala.messages.state import (
     WORKER_INFO,
     WORKER_SUSPENDED,
-    WORKER_VERSION,
-    WorkerInfo,
 )
 from phala.messages.types import DESCRIPTORS, ContractId, Epoch, SealKey, WorkerId, scale
-from phala.pallets.registry import judging, life
+from phala.pallets.registry import judging, life, listing
 from phala.pallets.registry.errors import (
     ERRORS,
     BlockMalformed,
     GroupKeyKnown,
     GroupKeyMalformed,
     LastOfList,
-    ListFull,
     ListUnchanged,
     NotGatekeeper,
     PolicyRefused,
     TermsRefused,
     TooManyChanges,
 )
-from phala.pallets.registry.judging import REFRESHES_MAX, Judged
+from phala.pallets.registry.judging import REFRESHES_MAX, Judged, judging_time
+from phala.pallets.registry.lists import LIST_ITEMS_MAX, added, removed
 from phala.pallets.registry.needs import (
     Bus,
     Chain,
@@ -105,11 +100,9 @@ from phala.pallets.registry.records import (
 from phala.primitives.types import HASH, BlockNumber, Hash, Moment
 
 WINDOW_BLOCKS: Final = 600  # how old the block may be that evidence binds
-LIST_ITEMS_MAX: Final = 64
 POLICY_BYTES_MAX: Final = 16 * 1024  # attest.policy has the same
 FIRST_PERIOD: Final = 1
 REFRESH_BLOCKS: Final = 100  # in which a worker is refreshed `REFRESHES_MAX` times
-PRUNED_MAX: Final = 4  # by one registration; it adds one
 DAY_MS: Final = 24 * 60 * 60 * 1000
 ATTESTATION_AGE_MS_MAX: Final = 7 * DAY_MS  # until governance says otherwise: tee.md §5.1
 AGE_MS_LEAST, AGE_MS_MOST = 60 * 60 * 1000, 90 * DAY_MS
@@ -123,24 +116,7 @@ FIRST: Final = Ends(0, 0)
 IDLE_REF_TIME: Final = 20 * MICROSECOND
 CONFIDENCE_WORST: Final = 5  # attest.verdict has the same
 
-# What one judgement takes beside the call's own, by platform: Intel's twice, for its collateral
-# is of several evaluations that may each be tried. Measured: benches/registrations.py.
-JUDGING_REF_TIME: Final = {
-    1: 6_000 * MICROSECOND,
-    2: 6_000 * MICROSECOND,
-    3: 5_000 * MICROSECOND,
-    4: 6_000 * MICROSECOND,
-}
-DEVICE_REF_TIME: Final = 20_000 * MICROSECOND  # a report with its chain, and two manifests
-
 __all__ = ["REFRESHES_MAX", "Judgement", "PhalaRegistry", "Seats", "Verifier"]
-
-
-def judging_time(registration: SignedRegistration) -> int:
-    """Picoseconds that the evidence takes beside what every registration does."""
-    body = registration.body
-    own = JUDGING_REF_TIME.get(body.evidence.platform, 0)
-    return own + DEVICE_REF_TIME * len(body.devices)
 
 
 class PhalaRegistry(Pallet):
@@ -294,36 +270,18 @@ class PhalaRegistry(Pallet):
         if not workers:
             return
         for worker in workers:
-            self._say(system.WorkerRemoved(worker))
+            self.say(system.WorkerRemoved(worker))
         for cluster, generation, staying in self.clusters.expel(workers):
             for worker in staying:
                 if self.is_registered(worker):
                     key, epoch = self.encryption_key(worker)
-                    self._say(system.KeyDue(cluster, generation, worker, key, epoch))
+                    self.say(system.KeyDue(cluster, generation, worker, key, epoch))
 
     # ---- registration
 
     def check(self, signed: SignedRegistration) -> Judged:
         """Whether the chain may list this worker: see `judging.check`."""
         return judging.check(self, signed, WINDOW_BLOCKS, REFRESH_BLOCKS)
-
-    def _use_evidence(self, used: tuple[Hash, ...]) -> None:
-        """Remember it; forget what binds blocks that check 3 refuses from now on."""
-        now, queue = self.block.number, self.evidence_queue.get()
-        first = queue.first
-        for _ in range(PRUNED_MAX + len(used)):
-            oldest = self.evidence_order.get(first)
-            used_at = None if oldest is None else self.used_evidence.get(oldest)
-            # It binds a block before the one in which it was used.
-            if oldest is None or used_at is None or now - used_at < WINDOW_BLOCKS:
-                break
-            self.used_evidence.delete(oldest)
-            self.evidence_order.delete(first)
-            first += 1
-        for index, evidence in enumerate(used):
-            self.used_evidence.put(evidence, now)
-            self.evidence_order.put(queue.next + index, evidence)
-        self.evidence_queue.put(Ends(first, queue.next + len(used)))
 
     @call(5_000 * MICROSECOND, pays_fee=Pays.NO, weigh=judging_time)
     def register_enclave(
@@ -337,58 +295,10 @@ class PhalaRegistry(Pallet):
         refreshes = judging.refreshes(self, worker, REFRESH_BLOCKS)
         if refreshes is not None:
             self.refreshes.put(worker, refreshes)
-        self._use_evidence(judged.used)
-        self._list(body, judged)
+        listing.use_evidence(self, judged.used, WINDOW_BLOCKS)
+        listing.put(self, body, judged)
         self._appoint(worker)
         self._ask_for_keys(worker, judged.proves.confidence)
-
-    def _list(self, body: Registration, judged: Judged) -> None:
-        manifest, key, proves, of = body.manifest, body.encryption_key, judged.proves, judged.of
-        worker, now = manifest.worker, self.clock.time()
-        info = WorkerInfo(
-            version=WORKER_VERSION,
-            operator=manifest.operator,
-            platform=proves.platform,
-            measurement=proves.measurement,
-            runtime_id=manifest.runtime_id,
-            manifest_hash=manifest_hash(manifest),
-            evidence_id=proves.evidence_id,
-            attested_height=body.height,
-            attested_hash=body.block_hash,
-            confidence=proves.confidence,
-            registered_at=self.block.number,
-            encryption_key=key.public,
-            epoch=key.epoch,
-            attested_at=now,
-            issuer=0 if of is None else of.issuer,
-            collateral=b"" if of is None else of.product,
-            number=judged.number,
-            product=proves.product,
-            platform_id=proves.platform_id,
-            signer=proves.signer,
-            devices=len(body.devices),
-        )
-        state, reason = life.standing(self, info)
-        self.enclaves.put(worker, replace(info, state=state, reason=reason))
-        life.attested(self, worker, now)
-        life.regroup(self, worker, info)
-        if manifest.endpoints:
-            self.endpoints.put(worker, manifest.endpoints)
-        else:
-            self.endpoints.delete(worker)
-        self._say(
-            system.WorkerRegistered(
-                worker,
-                manifest.operator,
-                manifest.runtime_id,
-                proves.confidence,
-                key.public,
-                key.epoch,
-            )
-        )
-        self.emit(WorkerRegistered(worker, proves.confidence))
-        if reason:
-            self.emit(WorkerStale(worker, reason))
 
     def _appoint(self, worker: WorkerId) -> None:
         """Give a worker a free gatekeeper's seat, if it has none."""
@@ -397,15 +307,16 @@ class PhalaRegistry(Pallet):
             return
         seat = Gatekeeper(worker, FIRST_PERIOD, len(taken) + 1)
         self.gatekeepers.put((*taken, seat))
-        self._say(system.GatekeeperAppointed(worker, seat.period, seats.threshold, seat.index))
+        self.say(system.GatekeeperAppointed(worker, seat.period, seats.threshold, seat.index))
         self.emit(GatekeeperAppointed(worker, seat.period, seat.index))
 
     def _ask_for_keys(self, worker: WorkerId, confidence: int) -> None:
         key, epoch = self.encryption_key(worker)
         for cluster, generation in self.clusters.enlist(worker, confidence):
-            self._say(system.KeyDue(cluster, generation, worker, key, epoch))
+            self.say(system.KeyDue(cluster, generation, worker, key, epoch))
 
-    def _say(self, payload: SystemPayload) -> None:
+    def say(self, payload: SystemPayload) -> None:
+        """Tell all enclaves."""
         self.bus.push(SYSTEM_TOPIC, SENDER, SYSTEM_PAYLOAD.encode(payload))
 
     # ---- time
@@ -468,7 +379,7 @@ class PhalaRegistry(Pallet):
     def allow_measurement(self, origin: Origin, measurement: Annotated[bytes, MEASUREMENT]) -> None:
         """Let workers be this code."""
         ensure_root(origin)
-        self.allowed_measurements.put(_added(self.allowed_measurements.get(), measurement))
+        self.allowed_measurements.put(added(self.allowed_measurements.get(), measurement))
         self.emit(MeasurementAllowed(measurement))
 
     @call(100 * MICROSECOND)
@@ -477,7 +388,7 @@ class PhalaRegistry(Pallet):
     ) -> None:
         """Let no worker register as this code; those that are go on until they attest again."""
         ensure_root(origin)
-        self.allowed_measurements.put(_removed(self.allowed_measurements.get(), measurement))
+        self.allowed_measurements.put(removed(self.allowed_measurements.get(), measurement))
         self.emit(MeasurementDisallowed(measurement))
 
     @call(100 * MICROSECOND)
@@ -488,7 +399,7 @@ class PhalaRegistry(Pallet):
         kept = tuple(
             each for each in known if (each.signer, each.product) != (signer.signer, signer.product)
         )
-        self.allowed_signers.put(_added(kept, signer))
+        self.allowed_signers.put(added(kept, signer))
         self.emit(SignerAllowed(signer.signer, signer.product, signer.svn_min))
 
     @call(100 * MICROSECOND)
@@ -511,14 +422,14 @@ class PhalaRegistry(Pallet):
     def allow_runtime(self, origin: Origin, runtime: Hash) -> None:
         """Let workers have this runtime module, and new contracts run on it."""
         ensure_root(origin)
-        self.allowed_runtimes.put(_added(self.allowed_runtimes.get(), runtime))
+        self.allowed_runtimes.put(added(self.allowed_runtimes.get(), runtime))
         self.emit(RuntimeAllowed(runtime))
 
     @call(100 * MICROSECOND)
     def disallow_runtime(self, origin: Origin, runtime: Hash) -> None:
         """Let no worker register with this runtime module."""
         ensure_root(origin)
-        left = _removed(self.allowed_runtimes.get(), runtime)
+        left = removed(self.allowed_runtimes.get(), runtime)
         if not left:
             raise LastOfList
         self.allowed_runtimes.put(left)
@@ -557,7 +468,7 @@ class PhalaRegistry(Pallet):
         if self.group_key.get() is not None:
             raise GroupKeyKnown
         self.group_key.put(GroupKey(said.period, said.public))
-        self._say(system.GroupKeySet(said.period, said.public))
+        self.say(system.GroupKeySet(said.period, said.public))
         self.emit(GroupKeySet(said.period, said.public))
 
     def show_contract_key(self, contract: ContractId, signing_key: bytes) -> None:
@@ -604,20 +515,3 @@ class PhalaRegistry(Pallet):
             "WindowBlocks", U32, WINDOW_BLOCKS, "How old the block may be that evidence binds."
         ),
     )
-
-
-Entry = TypeVar("Entry")
-
-
-def _added(known: tuple[Entry, ...], entry: Entry) -> tuple[Entry, ...]:
-    if entry in known:
-        raise ListUnchanged
-    if len(known) >= LIST_ITEMS_MAX:
-        raise ListFull
-    return (*known, entry)
-
-
-def _removed(known: tuple[Entry, ...], entry: Entry) -> tuple[Entry, ...]:
-    if entry not in known:
-        raise ListUnchanged
-    return tuple(each for each in known if each != entry)
