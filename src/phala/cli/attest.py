@@ -11,7 +11,6 @@ from phala.cli.render import show
 from phala.errors import Invalid
 from phala.tee.detect import detect_platform
 from phala.tee.platform import Platform, ReportData
-from phala.tee.sev import SevPlatform
 from phala.tee.simulated import SimulatedPlatform, measure
 from phala.tee.simulated_key import load_simulated_key
 
@@ -51,7 +50,7 @@ def attest(
     """
     said = _report_data(report_data)
     word, platform = _platform(simulated)
-    evidence = _evidence(platform, said)
+    evidence = platform.quote(said)  # with what the host gave to judge it by
     document = {
         "platform": word,
         "hardware": simulated is None,
@@ -73,11 +72,6 @@ def _platform(simulated: Path | None) -> tuple[str, Platform]:
         return found.word, found
     key = load_simulated_key(simulated)
     return "simulated", SimulatedPlatform(measurement=measure(SIMULATED_CODE), key=key)
-
-
-def _evidence(platform: Platform, said: ReportData) -> bytes:
-    """With what the host gave to judge it by, where it gave something."""
-    return platform.extended(said) if isinstance(platform, SevPlatform) else platform.quote(said)
 
 
 def _report_data(text: str | None) -> ReportData:

@@ -35,11 +35,8 @@ class SevPlatform:
         self._measurements: Mapping[str, bytes] | None = None
 
     def quote(self, report_data: ReportData) -> bytes:
-        """The report alone: its certificates are collateral."""
-        return self._report(report_data).blob
-
-    def extended(self, report_data: ReportData) -> bytes:
-        """The report, then the table of certificates where the host hands one out."""
+        """The report, then the table of certificates where the host hands one out: without its
+        key's, which the host alone may have, nobody can judge a report."""
         report = self._report(report_data)
         return report.blob + report.auxiliary
 
