@@ -36,9 +36,8 @@ def register(methods: Methods, node: Node) -> None:
         return chain.head.number if asked is None else chain.number_of(asked)
 
     def hash_at(at: int) -> str | None:
-        if at > chain.head.number:
-            return None
-        return to_hex(chain.header(BlockNumber(at)).hash())
+        header = None if at > chain.head.number else chain.store.header(BlockNumber(at))
+        return None if header is None else to_hex(header.hash())
 
     @methods.add("chain_getBlockHash")
     def get_block_hash(params: Params) -> Any:

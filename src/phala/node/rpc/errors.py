@@ -11,7 +11,8 @@ PARSE: Final = -32700
 INVALID_REQUEST: Final = -32600
 NO_METHOD: Final = -32601
 INVALID_PARAMS: Final = -32602
-INTERNAL: Final = -32603
+INTERNAL: Final = -32603  # a fault of ours
+NOT_NOW: Final = -32000  # something did not answer: the same question may be answered later
 TOO_MANY_SUBSCRIPTIONS: Final = -32006
 TOO_BIG: Final = -32008
 PEER_ARGUMENT: Final = 2002  # `system_*`
@@ -86,5 +87,5 @@ def of_error(error: PhalaError) -> RpcError:
     if isinstance(error, Invalid):
         return RpcError(INVALID_PARAMS, f"Invalid params: {error.what}", error.mend)
     if isinstance(error, Unavailable):
-        return RpcError(INTERNAL, error.what, error.mend)
+        return RpcError(NOT_NOW, error.what, error.mend)
     return RpcError(STATE, error.what, error.mend)

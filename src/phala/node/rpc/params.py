@@ -39,7 +39,10 @@ class Params:
 
 
 def bad(index: int, need: str, found: Any) -> RpcError:
-    shown = repr(found)[:60]
+    if isinstance(found, list | dict):  # may nest deeper than `repr` goes
+        shown = f"a {type(found).__name__} of {len(found)}"
+    else:
+        shown = repr(found)[:60]
     return RpcError(INVALID_PARAMS, "Invalid params", f"parameter {index} is {shown}, not {need}")
 
 
