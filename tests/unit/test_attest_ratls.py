@@ -21,6 +21,7 @@ from phala.attest import (
     TlsVerdict,
     Verdict,
     ratls,
+    snp,
     verify_certificate,
 )
 from phala.attest.errors import (
@@ -38,6 +39,7 @@ from phala.sdk.judge import RegistrationForged, verify_binding
 from phala.tee.ratls import Binding, encode_evidence, make_tls_key
 from phala.tee.simulated import SimulatedPlatform, measure
 from phala.tee.simulated_key import SimulatedKey
+from phala.testing import amd_pki
 from phala.testing import ratls as kit
 from phala.testing.intel_pki import NOW, SimulatedIntel
 from phala.testing.worker import WorkerKeys
@@ -441,6 +443,24 @@ def test_altered_certificates_are_refused_or_the_same() -> None:
         assert found.verdict == before.verdict
     # What dstack's authority signed beside key and evidence is open: nobody here knows that one.
     assert accepted < 300
+
+
+def test_an_snp_report_with_its_hosts_table_makes_a_certificate() -> None:
+    """The key's certificate comes in the table; chain and list are the verifier's."""
+    vendor = amd_pki.SimulatedAmd()
+    der = vendor.key()
+    entry = bytes.fromhex("63da758de6644564adc5f4b93be8accd")  # VCEK, Linux's sev-guest.rst
+    table = entry + (48).to_bytes(4, "little") + len(der).to_bytes(4, "little") + bytes(24) + der
+    items = {name: item for name, item in vendor.collateral().items() if name != snp.KEY}
+
+    def judge_snp(
+        evidence: Evidence, policy: Policy, collateral: Mapping[str, bytes], now: Moment
+    ) -> Verdict:
+        return snp.verify_report(evidence.blob, policy, collateral, now, roots=amd_pki.pinned())
+
+    data = kit.dice(lambda said: vendor.report(report_data=said) + table, KEY)
+    found = verify_certificate(data, LENIENT, items, NOW, judge=judge_snp)
+    assert found.verdict.platform is PlatformCode.SEV_SNP
 
 
 def test_the_modules_numbers_are_those_of_its_list() -> None:

@@ -18,8 +18,11 @@ from phala.attest.errors import EvidenceExpired
 from phala.attest.kept import verify_amd_collateral
 from phala.cli import vendor_words
 from phala.cli.collateral import collateral
+from phala.cli.session import collateral_call
 from phala.cli.verify import verify
 from phala.errors import Invalid, PhalaError, Refused, Unavailable
+from phala.messages.collateral import AMD, INTEL
+from phala.pallets.collateral import PhalaCollateral
 from phala.sdk import vendors
 from phala.sdk.vendors import Vendors
 from phala.testing.amd_pki import LEVELS, NOW, SimulatedAmd, pinned
@@ -310,3 +313,22 @@ def test_altered_or_foreign_files_are_clear_errors(tmp_path: Path) -> None:
 
 def test_expired_collateral_is_not_submitted() -> None:
     assert isinstance(error_of(run("submit", SAVED, "--url", "ws://127.0.0.1:9")), EvidenceExpired)
+
+
+def test_what_is_submitted_is_what_the_chains_call_takes(tmp_path: Path) -> None:
+    items = {name: text.encode() for name, text in PARTS.items()}
+    name, body = collateral_call(items)
+    assert name == PhalaCollateral.calls[0].__name__
+    assert INTEL.decode(body).by_name() == items
+
+    given = SimulatedAmd().collateral()
+    name, body = collateral_call(given)
+    assert name == PhalaCollateral.calls[1].__name__
+    assert AMD.decode(body).by_name() == {each: given[each] for each in ("amd_crl", "amd_chain")}
+
+    del items["tcb_info"]
+    with pytest.raises(Invalid, match="all of it"):
+        collateral_call(items)
+    part = tmp_path / "part.json"
+    part.write_text(json.dumps({"pck_crl": PARTS["pck_crl"]}))
+    assert isinstance(error_of(run("show", part)), Invalid)

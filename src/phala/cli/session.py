@@ -81,24 +81,32 @@ def save_receipt(phala: Phala, answer: Answer, path: Path | None) -> str | None:
     return str(path)
 
 
-def submit_collateral(node: str, items: dict[str, bytes]) -> tuple[str, bytes]:
-    """Give a node a vendor's collateral; the call's name, and the extrinsic's hash.
+def collateral_call(items: dict[str, bytes]) -> tuple[str, bytes]:
+    """Which call of `PhalaCollateral` takes a vendor's collateral, and its arguments.
 
     Raises:
         Invalid: the items are not exactly those that the chain takes.
-        RpcRefused: the chain says that it is no news, or not genuine at its time.
     """
     amd = {name: items[name] for name in ("amd_crl", "amd_chain") if name in items}
     try:
-        if amd:
-            name, body = "submit_amd", AMD.encode(AmdItems(**amd))
-        else:
-            name, body = "submit_intel", INTEL.encode(IntelItems(**items))
+        if amd:  # a chip's own key comes with its report
+            return "submit_amd", AMD.encode(AmdItems(**amd))
+        return "submit_intel", INTEL.encode(IntelItems(**items))
     except TypeError:
         raise Invalid(
             f"the collateral has {', '.join(sorted(items))}",
             mend="give one file with all of it, as phala collateral fetch saves it",
         ) from None
+
+
+def submit_collateral(node: str, items: dict[str, bytes]) -> tuple[str, bytes]:
+    """Give a node a vendor's collateral; the call's name, and the extrinsic's hash.
+
+    Raises:
+        Invalid: see `collateral_call`.
+        RpcRefused: the chain says that it is no news, or not genuine at its time.
+    """
+    name, body = collateral_call(items)
 
     async def sent() -> bytes:
         async with ChainClient(node) as chain:
