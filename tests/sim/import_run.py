@@ -16,7 +16,7 @@ from phala.node.store import Store
 from phala.node.tools.chainfile import import_chain
 from phala.runtime import Runtime
 
-chains.WINDOW_BLOCKS = 4  # so that blocks are folded into the flat table while it is killed
+chains.WINDOW_BLOCKS = 4  # type: ignore[misc] # so that blocks are folded into the flat table while it is killed
 
 
 def main() -> None:

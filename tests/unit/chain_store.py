@@ -69,6 +69,7 @@ class Grower:
     runtimes: Runtimes = field(default_factory=lambda: Runtimes(RUNTIME))
     nonce: int = 0
     spec_version: int = 1
+    key: Keypair = AUTHORITY
 
     def block(self, *extrinsics: bytes) -> None:
         chain, writer = self.chain, Writer(self.chain, self.runtimes)
@@ -76,9 +77,9 @@ class Grower:
         writer.open(Moment(START + 1_000 * before.number))
         for each in extrinsics:
             writer.apply(each)
-        writer.seal(AUTHORITY)
+        writer.seal(self.key)
         if before.number > chain.finalized:
-            writer.finalize(before.number, AUTHORITY)
+            writer.finalize(before.number, self.key)
 
     def signed(self, call: bytes) -> bytes:
         found = signed(
@@ -93,13 +94,19 @@ class Grower:
 
 
 def grow(
-    folder: Path, blocks: int, *, spec: ChainSpec = SPEC, archive: bool = False, each: int = 2
+    folder: Path,
+    blocks: int,
+    *,
+    spec: ChainSpec = SPEC,
+    key: Keypair = AUTHORITY,
+    archive: bool = False,
+    each: int = 2,
 ) -> Store:
     """A store of so many blocks; the head alone is not finalized."""
     store = Store(folder / "db")
     try:
         ensure_begun(store, spec, RUNTIME)
-        grower = Grower(Chain(store, archive=archive))
+        grower = Grower(Chain(store, archive=archive), key=key)
         for _ in range(blocks):
             grower.block(*grower.transfers(each))
     except BaseException:

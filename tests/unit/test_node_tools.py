@@ -9,6 +9,8 @@ from typing import Any
 import lmdb
 import pytest
 from click.testing import CliRunner
+from tests.clients import chain as nodes
+from tests.sim.test_node_kills import ask
 from tests.unit.chain_store import (
     CONFIG,
     RUNTIME,
@@ -23,14 +25,16 @@ from phala.crypto.signatures import ed25519_from_seed
 from phala.errors import Invalid, PhalaError, Refused
 from phala.node import chain as chains
 from phala.node.chain import Chain
+from phala.node.keys import load_grandpa_key
 from phala.node.runtimes.table import Runtimes
-from phala.node.spec import ensure_begun, raw_document, read_chain_spec
+from phala.node.spec import ensure_begun, load_chain_spec, raw_document, read_chain_spec
 from phala.node.store import OtherChain, Store
 from phala.node.tools.chainfile import export_chain, import_chain
 from phala.node.tools.check import CheckFailed, check
 from phala.node.tools.files import BadFile
 from phala.node.tools.revert import revert
 from phala.node.tools.snapshot import restore_snapshot, take_snapshot
+from phala.sdk.keyring import dev_pair
 
 BLOCKS, WINDOW = 12, 4
 RUNTIMES = Runtimes(RUNTIME)
@@ -228,6 +232,36 @@ def test_a_snapshot_begins_a_node_that_goes_on(store: Store, tmp_path: Path) -> 
     other.close()
     with pytest.raises(Refused, match="give an empty folder"):
         restore_snapshot(tmp_path / "state", tmp_path / "other", genesis)
+
+
+def test_a_node_serves_what_was_restored_and_says_what_it_has_not(tmp_path: Path) -> None:
+    spec = nodes.prepare(tmp_path / "first")
+    authority = load_grandpa_key(tmp_path / "first" / "grandpa.key")
+    found = load_chain_spec(spec)
+    store = grow(tmp_path / "first", BLOCKS, spec=found, key=authority)
+    genesis = store.genesis_hash
+    assert genesis is not None
+    take_snapshot(store, tmp_path / "state")
+    store.close()
+    restore_snapshot(tmp_path / "state", tmp_path / "second", genesis)
+    for name in ("grandpa.key", "spec.json"):
+        (tmp_path / "second" / name).write_bytes((tmp_path / "first" / name).read_bytes())
+
+    node = nodes.start(tmp_path / "second", tmp_path / "second" / "spec.json")
+    try:
+        assert node.genesis == "0x" + genesis.hex()
+        assert ask(node.http, "chain_getBlockHash", 0) == node.genesis
+        assert ask(node.http, "chain_getBlockHash", 1) is None
+        last = ask(node.http, "chain_getBlockHash", BLOCKS - 1)
+        assert len(ask(node.http, "chain_getBlock", last)["block"]["extrinsics"]) == 3
+        with pytest.raises(LookupError, match="pruned"):
+            ask(node.http, "state_getMetadata", node.genesis)
+        assert ask(node.http, "system_accountNextIndex", dev_pair("Alice").address) == 2 * (
+            BLOCKS - 1
+        )
+    finally:
+        node.process.terminate()
+        assert node.process.wait(20) == 0
 
 
 def test_a_snapshot_of_another_chain_or_a_damaged_one_leaves_nothing(

@@ -32,6 +32,16 @@ class UnknownBlock(Refused):
         )
 
 
+class NotKept(Refused):
+    """The block is before the first that this node has."""
+
+    def __init__(self, number: int, first: int) -> None:
+        super().__init__(
+            f"block {number} is not kept, the first is {first}",
+            mend="ask a node that followed the chain from its genesis",
+        )
+
+
 class Pruned(Refused):
     """The state of this block is no longer kept."""
 
@@ -163,8 +173,10 @@ class View:
         return number
 
     def header(self, number: BlockNumber) -> Header:
+        """Raises `NotKept`: of a restored snapshot, for what came before it."""
         found = self.store.header(number)
-        assert found is not None
+        if found is None:
+            raise NotKept(number, self.store.base)
         return found
 
     def state_at(self, number: BlockNumber) -> StateView:
