@@ -17,6 +17,7 @@ from tests.unit.test_node_door import ALICE, BOB, ask, signed
 
 from phala.crypto.signatures import sr25519_from_seed, sr25519_sign
 from phala.finality import BadJustification
+from phala.node import journal as journals
 from phala.node import service
 from phala.node.core.pool import AlreadyImported, PoolFull
 from phala.node.engines import wire
@@ -60,7 +61,7 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 def children(pid: int) -> list[int]:
-    """In the order in which they began: the verifier, then the builder."""
+    """In the order in which they began: verifier, indexer, builder."""
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
@@ -82,7 +83,7 @@ def head(client: httpx.Client) -> int:
     return int(ask(client, "chain_getHeader")["number"], 16)
 
 
-@pytest.mark.parametrize(("place", "what"), [(0, "verifies signatures"), (1, "builder ended")])
+@pytest.mark.parametrize(("place", "what"), [(0, "verifies signatures"), (2, "builder ended")])
 def test_a_node_ends_with_a_message_when_a_process_of_it_is_killed_and_goes_on_when_started(
     tmp_path: Path, node: chain.RunningNode, place: int, what: str
 ) -> None:
@@ -103,7 +104,7 @@ def test_a_node_ends_with_a_message_when_a_process_of_it_is_killed_and_goes_on_w
 
 def test_no_process_outlives_a_killed_front(tmp_path: Path, node: chain.RunningNode) -> None:
     others = children(node.process.pid)
-    assert len(others) == 2
+    assert len(others) == 3
     node.process.kill()
     node.process.wait(WAIT_S)
 
@@ -163,6 +164,56 @@ def test_bad_signatures_do_not_keep_a_good_one_waiting(node: chain.RunningNode) 
             attacker.recv(1)
             flooded = time.monotonic() - began
         assert took < max(0.25, flooded / 2)
+
+
+def test_what_a_node_accepted_waits_again_after_a_kill(
+    tmp_path: Path, node: chain.RunningNode
+) -> None:
+    with httpx.Client(base_url=node.http, timeout=WAIT_S) as client:
+        ahead = [signed(client, ALICE, nonce) for nonce in (1, 2, 3)]
+        first = signed(client, ALICE, 0)
+        for each in ahead:  # no block takes them before nonce 0 is there
+            ask(client, "author_submitExtrinsic", each)
+        until((tmp_path / "pending").exists)
+    node.process.kill()
+    node.process.wait(WAIT_S)
+    with (tmp_path / "pending").open("ab") as torn:
+        torn.write(b"\xff\0\0\0cut")
+
+    again = chain.start(tmp_path, tmp_path / "spec.json")
+    try:
+        with httpx.Client(base_url=again.http, timeout=WAIT_S) as client:
+            ask(client, "author_submitExtrinsic", first)
+            until(lambda: ask(client, "system_accountNextIndex", ALICE.address) == 4)
+    finally:
+        again.process.terminate()
+        again.process.wait(WAIT_S)
+    assert "3 of 3 transactions" in (tmp_path / "node.log").read_text()
+
+
+def test_the_journal_does_not_grow_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "REWRITE_BYTES", 1_000)
+    made, solo, _ = open_node(tmp_path, chain.prepare(tmp_path), archive=False)
+    journal = journals.Journal(tmp_path / "pending", made)
+
+    async def run() -> None:
+        for nonce in range(30):
+            made.submit(transfer(made, nonce))
+            if nonce % 5 == 4:
+                await solo.write()
+            await asyncio.sleep(0)
+        waiting = transfer(made, 30)
+        made.submit(waiting)
+        journal.close()
+        assert journals.load(tmp_path / "pending")[-1] == waiting
+        assert len(journals.load(tmp_path / "pending")) < 16
+
+    try:
+        asyncio.run(run())
+    finally:
+        made.chain.store.close()
 
 
 # ---- verifiers

@@ -62,6 +62,7 @@ class Node:
         self.runtimes = runtimes
         self.pool = Pool()
         self.has_work: Callable[[], None] = lambda: None  # called when the pool takes something
+        self.taken_in: Callable[[bytes], None] = lambda _: None  # called with each of those
         self.signatures: Batches | None = None  # verifies many at once
         self._checking: dict[Hash, None] = {}  # whose signatures are being verified
         self._checking_bytes = 0
@@ -126,7 +127,8 @@ class Node:
 
     def tell_changes(self, changes: list[Change]) -> None:
         for change in changes:
-            self.tell(change)
+            if change.hash in self._watchers:
+                self.tell(change)
 
     # ---- transactions
 
@@ -207,6 +209,7 @@ class Node:
 
     def _take_in(self, pooled: Pooled) -> None:
         self.tell_changes(self.pool.add(pooled))
+        self.taken_in(pooled.data)
         self.has_work()
 
     def _present_validator(self) -> AnyValidator:
@@ -265,7 +268,8 @@ class Node:
         block = header.hash()
         self.tell(NewHead(header, block, keys))
         for each in taken:
-            self.tell(Included(each.hash, block, final=False))
+            if each.hash in self._watchers:
+                self.tell(Included(each.hash, block, final=False))
         self._included[header.number] = tuple(each.hash for each in taken)
         changes = self.pool.included(
             (each.hash for each in taken), (tag for each in taken for tag in each.provides)
@@ -281,7 +285,8 @@ class Node:
             if hashes:
                 where = self.chain.header(past).hash()
                 for found in hashes:
-                    self.tell(Included(found, where, final=True))
+                    if found in self._watchers:
+                        self.tell(Included(found, where, final=True))
 
 
 def now() -> Moment:

@@ -18,6 +18,7 @@ READY_MAX: Final = 20_000
 READY_BYTES_MAX: Final = 64 * 1024 * 1024
 FUTURE_MAX: Final = 2_048
 FUTURE_BYTES_MAX: Final = 8 * 1024 * 1024
+FOR_EVER: Final = 1 << 62  # blocks: no chain has so many
 HEAP_MAX: Final = 4 * READY_MAX
 BANNED_MAX: Final = 4_096
 BANNED_BLOCKS: Final = 64  # blocks for which an invalid transaction is not looked at again
@@ -85,6 +86,7 @@ class Pool:
         self._users: dict[bytes, dict[Hash, None]] = {}  # tag -> all that require it
         self._banned: dict[Hash, int] = {}
         self._order: dict[Hash, int] = {}
+        self._mortal: dict[Hash, int] = {}  # those that are not valid for ever, and till when
         self._taken: dict[Hash, None] = {}  # ready ones that are on their way into a block
         self._heap: list[tuple[int, int, Hash]] = []  # of those that may be taken; some are gone
         self._count = 0
@@ -112,6 +114,10 @@ class Pool:
     def data(self) -> Iterator[bytes]:
         """Every ready transaction's bytes."""
         return (each.data for each in self._ready.values())
+
+    def future_data(self) -> Iterator[bytes]:
+        """The bytes of those that wait for others."""
+        return (each.data for each in self._future.values())
 
     def ensure_new(self, found: Hash, number: int) -> None:
         """Raises `AlreadyImported` or `Banned`: what is cheap to know before validation."""
@@ -238,6 +244,8 @@ class Pool:
         return out
 
     def _use(self, new: Pooled) -> None:
+        if new.valid_till < FOR_EVER:
+            self._mortal[new.hash] = new.valid_till
         for tag in new.requires:
             self._users.setdefault(tag, {})[new.hash] = None
 
@@ -260,6 +268,7 @@ class Pool:
         self._unuse(gone)
 
     def _unuse(self, gone: Pooled) -> None:
+        self._mortal.pop(gone.hash, None)
         for tag in gone.requires:
             users = self._users.get(tag, {})
             users.pop(gone.hash, None)
@@ -326,13 +335,19 @@ class Pool:
     def stale(self, number: int) -> list[Pooled]:
         """What must be validated again at this block."""
         pools = (self._ready, self._future)
-        return [each for pool in pools for each in pool.values() if each.valid_till <= number]
+        return [
+            pool[found]
+            for pool in pools
+            for found, till in self._mortal.items()
+            if till <= number and found in pool
+        ]
 
     def renew(self, found: Hash, valid_till: int) -> None:
         """It is still valid."""
         for pool in (self._ready, self._future):
             if found in pool:
                 pool[found] = replace(pool[found], valid_till=valid_till)
+                self._mortal[found] = valid_till
 
     # ---- into a block
 
