@@ -80,7 +80,8 @@ from phala.pherry.core.asks import (
 from phala.pherry.core.feed import CODES_MAX, Wish, build_feed
 from phala.pherry.core.round import AGAIN_BLOCKS, Errand, Memory, Report, work_round
 from phala.primitives.types import AccountId, BlockNumber, Hash, Moment
-from phala.runtime.version import BASE_REF_TIME, NORMAL_REF_TIME_MAX
+from phala.runtime.version import NORMAL_REF_TIME_MAX
+from phala.runtime.weights import BASE_REF_TIME
 
 GENESIS: Final = Hash(blake2_256(b"genesis"))
 WORKER: Final = WorkerId(b"\1" * 32)

@@ -30,7 +30,7 @@ from phala.primitives.types import PHA, AccountId, Balance
 
 BASE_FEE: Final = Balance(PHA // 10_000)
 LENGTH_FEE: Final = Balance(PHA // 100_000)  # a byte
-BASE_REF_TIME: Final = 100_000_000  # picoseconds that every extrinsic takes; they cost `BASE_FEE`
+BASE_REF_TIME: Final = 100_000_000  # picoseconds that cost as much as `BASE_FEE`
 MULTIPLIER_ONE: Final = 10**18
 MULTIPLIER_MAX: Final = 10**9 * MULTIPLIER_ONE  # far from where a fee would not fit a balance
 TARGET_PERCENT: Final = 25  # of what users' calls may take of a block

@@ -39,12 +39,12 @@ from phala.runtime.validity import (
     signature_check,
 )
 from phala.runtime.version import (
-    BASE_REF_TIME,
     BLOCK_BYTES_MAX,
     BLOCK_REF_TIME_MAX,
     NORMAL_BYTES_MAX,
     NORMAL_REF_TIME_MAX,
 )
+from phala.runtime.weights import BASE_REF_TIME
 from phala.runtime.world import PALLETS, Verifier, World
 from phala.trie import State, ordered_root
 

@@ -25,11 +25,11 @@ from phala.primitives.extrinsic import (
 from phala.primitives.types import AccountId, Balance, Hash
 from phala.runtime.outcome import InvalidTransaction, Problem, SignatureCheck, ValidTransaction
 from phala.runtime.version import (
-    BASE_REF_TIME,
     NORMAL_REF_TIME_MAX,
     SPEC_VERSION,
     TRANSACTION_VERSION,
 )
+from phala.runtime.weights import BASE_REF_TIME
 from phala.runtime.world import CALLS, World
 
 BARE_PRIORITY: Final = 1 << 63  # before every tip: enclaves' messages are free and few

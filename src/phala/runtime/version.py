@@ -9,6 +9,7 @@ from phala.codec import U8, U16, U32, U64, Descriptor, FixedBytes, Option, Text,
 from phala.frame import WEIGHT, Constant, Described, Weight
 from phala.primitives.address import SS58_PREFIX
 from phala.primitives.types import scale
+from phala.runtime.weights import BASE_REF_TIME
 
 RELEASE: Final = "phala 0.1.0"
 SPEC_NAME: Final = "phala"
@@ -67,7 +68,6 @@ NORMAL_PERCENT: Final = 75  # of either, for what users send; the rest is the ch
 NORMAL_REF_TIME_MAX: Final = BLOCK_REF_TIME_MAX * NORMAL_PERCENT // 100
 SCHEDULED_REF_TIME_MAX: Final = BLOCK_REF_TIME_MAX * 50 // 100  # so that users' calls have room
 NORMAL_BYTES_MAX: Final = BLOCK_BYTES_MAX * NORMAL_PERCENT // 100
-BASE_REF_TIME: Final = 100_000_000  # of every extrinsic, beside its call's
 PROOF_SIZE_MAX: Final = (1 << 64) - 1  # proofs have no limit: there is no relay chain
 
 

@@ -5,9 +5,10 @@ from types import MappingProxyType
 from typing import Final
 
 from phala.frame import Measured
-from phala.runtime.measured import MEASURED
+from phala.runtime.measured import EXTRINSIC, MEASURED
 
 MARGIN_PERCENT: Final = 150  # a machine that is busy, or half as quick again, still keeps pace
+BASE_REF_TIME: Final = EXTRINSIC * MARGIN_PERCENT // 100  # of every extrinsic, beside its call's
 
 
 def declared() -> Mapping[tuple[str, str], Measured]:
