@@ -25,12 +25,15 @@ from phala.crypto.signatures import ed25519_from_seed
 from phala.errors import Invalid, PhalaError, Refused
 from phala.node import chain as chains
 from phala.node.chain import Chain
+from phala.node.index import INDEX_FOLDER, Index
+from phala.node.indexer import Indexer
 from phala.node.keys import load_grandpa_key
 from phala.node.runtimes.table import Runtimes
 from phala.node.spec import ensure_begun, load_chain_spec, raw_document, read_chain_spec
 from phala.node.store import OtherChain, Store
 from phala.node.tools.chainfile import export_chain, import_chain
 from phala.node.tools.check import CheckFailed, check
+from phala.node.tools.check_index import BadIndex, check_index
 from phala.node.tools.files import BadFile
 from phala.node.tools.revert import revert
 from phala.node.tools.snapshot import restore_snapshot, take_snapshot
@@ -73,6 +76,33 @@ def altered(folder: Path, table: str, at: int) -> None:
             damaged = bytearray(value)
             damaged[bit // 8] ^= 1 << bit % 8
             transaction.put(key, bytes(damaged))
+
+
+def test_an_index_that_says_other_than_the_chain_is_noticed(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "node"
+    assert check_index(store, folder) == 0
+    index = Index(folder / INDEX_FOLDER)
+    indexer = Indexer(store, index, RUNTIMES)
+    while indexer.step():
+        continue
+    index.close()
+
+    assert check_index(store, folder) == 3 * (BLOCKS - 1)
+    for table in ("extrinsics", "accounts"):
+        with lmdb.open(str(folder / INDEX_FOLDER), map_size=1 << 38, max_dbs=8) as env:
+            db = env.open_db(table.encode())
+            with env.begin(write=True, db=db) as transaction:
+                gone = [key for key, how in transaction.cursor() if table[0] == "e" or how[0] & 1]
+                kept = {key: transaction.get(key) or b"" for key in gone}
+                transaction.delete(gone[0])
+        with pytest.raises(BadIndex, match="remove the folder index"):
+            check_index(store, folder)
+        with (
+            lmdb.open(str(folder / INDEX_FOLDER), map_size=1 << 38, max_dbs=8) as env,
+            env.begin(write=True, db=env.open_db(table.encode())) as transaction,
+        ):
+            transaction.put(gone[0], kept[gone[0]])
+    assert check_index(store, folder) == 3 * (BLOCKS - 1)
 
 
 @pytest.mark.parametrize("archive", [False, True])

@@ -21,6 +21,7 @@ from phala.node.store import Store
 from phala.node.tools import check as checking
 from phala.node.tools import revert as reverting
 from phala.node.tools.chainfile import export_chain, import_chain
+from phala.node.tools.check_index import check_index
 from phala.node.tools.snapshot import Snapshot, restore_snapshot, take_snapshot
 from phala.node.tools.status import status_of
 from phala.primitives.types import Hash
@@ -139,7 +140,8 @@ def check(*, folder: Path, as_json: bool) -> None:
 
     with _store(folder, reader=True) as store, progress() as tell:
         report = checking.check(store, tell)
-    found = {**asdict(report), "genesis": "0x" + report.genesis.hex()}
+        indexed = check_index(store, folder, tell)
+    found = {**asdict(report), "genesis": "0x" + report.genesis.hex(), "indexed": indexed}
     lines = [
         f"genesis  {found['genesis']}",
         f"blocks   {report.headers:,} headers to {report.head}, {report.extrinsics:,} extrinsics",
@@ -148,6 +150,7 @@ def check(*, folder: Path, as_json: bool) -> None:
         f"states   {report.roots:,} roots computed, from block {report.oldest} on",
         f"keys     {report.keys:,} in the head's state",
         f"messages {report.messages:,} in {report.topics:,} topics",
+        f"index    {indexed:,} extrinsics are found where they are",
         "all of it fits",
     ]
     show(found, "\n".join(lines), as_json=as_json)
