@@ -35,7 +35,8 @@ def _with_length(body: bytes, offset: int) -> bytes:
 class Sender:
     """A key from a number, and its next nonce."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, chain_id: int = CHAIN_ID) -> None:
+        self.chain_id = chain_id
         self.key = PrivateKey(sha256(b"sender%d" % number).digest())
         self.address = keccak_256(self.key.public_key.format(compressed=False)[1:])[12:]
         self.nonce = 0
@@ -43,8 +44,8 @@ class Sender:
     def transfer(self, to: bytes, wei: int) -> bytes:
         """A raw legacy transaction. Source: EIP-155."""
         fields: list[int | bytes] = [self.nonce, GAS_PRICE_WEI, GAS, to, wei, b""]
-        digest = keccak_256(rlp([*fields, CHAIN_ID, 0, 0]))
+        digest = keccak_256(rlp([*fields, self.chain_id, 0, 0]))
         signature = self.key.sign_recoverable(digest, hasher=None)
         r, s = (int.from_bytes(signature[i : i + 32], "big") for i in (0, 32))
         self.nonce += 1
-        return rlp([*fields, CHAIN_ID * 2 + 35 + signature[64], r, s])
+        return rlp([*fields, self.chain_id * 2 + 35 + signature[64], r, s])

@@ -1,6 +1,7 @@
 """The programs that benches are measured against, each started on loopback and ended again."""
 
 import json
+import os
 import shutil
 import socket
 import struct
@@ -17,6 +18,7 @@ from typing import Any
 HERE = Path(__file__).parent
 BUILD = HERE.parent / ".build" / "benches"
 READY_S_MAX = 20
+GETH_S_MAX = 1_200  # to build it
 
 WORKERD_CONFIG = """using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
@@ -76,14 +78,17 @@ def load_generator() -> Path:
     return binary
 
 
-def send(url: str, bodies: Iterable[bytes], *, connections: int, kind: str) -> Load:
-    """Send prepared bodies, one at a time on each connection."""
-    load, _ = ask(url, bodies, connections=connections, kind=kind)
+def send(
+    url: str, bodies: Iterable[bytes], *, connections: int, kind: str, per_second: int = 0
+) -> Load:
+    """Send prepared bodies, one at a time on each connection: so many a second, or (0) each as soon
+    as its connection has the answer to the one before."""
+    load, _ = ask(url, bodies, connections=connections, kind=kind, per_second=per_second)
     return load
 
 
 def ask(
-    url: str, bodies: Iterable[bytes], *, connections: int, kind: str
+    url: str, bodies: Iterable[bytes], *, connections: int, kind: str, per_second: int = 0
 ) -> tuple[Load, list[bytes]]:
     """The same, and each body's answer."""
     binary = load_generator()
@@ -92,7 +97,9 @@ def ask(
         with work.open("wb") as out:
             for body in bodies:
                 out.write(struct.pack("<I", len(body)) + body)
-        command: list[str | Path] = [binary, url, work, str(connections), kind, kept]
+        command: list[str | Path] = [
+            binary, url, work, str(connections), kind, kept, str(per_second),
+        ]  # fmt: skip
         ran = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         return Load(**json.loads(ran.stdout)), split(kept.read_bytes())
 
@@ -160,6 +167,48 @@ def anvil() -> Iterator[str]:
     ]  # fmt: skip
     with running(command, port):
         yield f"http://127.0.0.1:{port}/"
+
+
+GETH_VERSION = "v1.16.7"
+GETH_CHAIN_ID = 1337  # of --dev
+
+
+def install_geth() -> Path:
+    """Built from its module, once. Raises `LookupError` where that cannot be."""
+    folder = BUILD / "go"
+    binary = folder / "geth"
+    if not binary.exists():
+        module = f"github.com/ethereum/go-ethereum/cmd/geth@{GETH_VERSION}"
+        try:
+            subprocess.run(
+                ["go", "install", module],
+                env={**os.environ, "GOBIN": str(folder)},
+                check=True,
+                capture_output=True,
+                timeout=GETH_S_MAX,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise LookupError(f"geth is not built: {error}") from None
+    return binary
+
+
+@contextmanager
+def geth() -> Iterator[str]:
+    """A geth of its own chain, a block each second; its URL."""
+    binary = install_geth()
+    port, peers = free_port(), free_port()
+    many = "100000"
+    with tempfile.TemporaryDirectory() as folder:
+        command: list[str | Path] = [
+            binary, "--dev", "--dev.period", "1", "--dev.gaslimit", "3000000000",
+            "--datadir", folder, "--http", "--http.port", str(port), "--port", str(peers),
+            "--authrpc.port", str(free_port()), "--ipcdisable", "--verbosity", "1",
+            "--txpool.globalslots", many, "--txpool.accountslots", many,
+            "--txpool.globalqueue", many, "--txpool.accountqueue", many,
+            "--miner.gaslimit", "3000000000",
+        ]  # fmt: skip
+        with running(command, port):
+            yield f"http://127.0.0.1:{port}/"
 
 
 def rpc(url: str, method: str, *params: Any) -> Any:

@@ -1,40 +1,53 @@
-"""Transfers by RPC, from submission to a committed block, against `anvil --block-time 1`.
+"""Transfers by RPC, from submission to a committed block, against `anvil --block-time 1` and
+`geth --dev`; what a transfer costs, how long a call takes, and how a node with many accounts does.
 
 Each side gets signed transfers of distinct accounts, prepared before the clock starts, over
 keep-alive HTTP. Only what stands in committed blocks counts, until the last of them was seen there.
-Afterwards every balance is computed again, from genesis and the blocks' extrinsics alone.
+Afterwards every balance is computed again, from genesis and the blocks' extrinsics alone, and the
+root of the whole state from its items alone.
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from hashlib import blake2b, sha256
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
+from benches.chain import (
+    PHA,
+    START,
+    account_key,
+    create_chain,
+    running_node,
+)
 from benches.ethereum import Sender
-from benches.peers import anvil, rpc, send
+from benches.peers import GETH_CHAIN_ID, anvil, geth, rpc, send
 from benches.report import Figure
 from phala.codec import encode_compact
 from phala.crypto.signatures import Keypair, sr25519_from_seed, sr25519_sign
-from phala.node.keys import create_grandpa_key
-from phala.node.spec import write_spec
-from phala.primitives.keys import storage_prefix
-from phala.primitives.types import AccountId, Balance, Hash
-from phala.runtime import GenesisConfig
-from phala.tee.simulated_key import create_simulated_key
+from phala.node.chain import Chain, View
+from phala.node.engines.opening import runtimes_of
+from phala.node.store import Store
+from phala.node.verifiers import Verifiers
+from phala.node.writer import Writer
+from phala.primitives.types import Hash, Moment
+from phala.runtime import Changes, Runtime
+from phala.trie import Layout, State, Trie
 
+ACCOUNTS = 1_000_000
+ACCOUNTS_QUICK = 20_000
 SENDERS = 2_000
 EACH = 10
 EACH_QUICK = 5
 CONNECTIONS = 64
 WAIT_S_MAX = 60
-PHA = 10**12
-START = Balance(1_000 * PHA)
+OFFERED = 3_000  # calls per second, at which their latency is measured
+OFFERED_S = 5
+IMPORTED = 1_000  # transfers in the block that is imported
 AMOUNT = PHA // 50
 TREASURY = b"modlpy/trsry".ljust(32, b"\0")
 TREASURY_START = PHA // 100
@@ -54,16 +67,37 @@ class Signed:
 
 def run(*, quick: bool = False) -> Iterator[Figure]:
     each = EACH_QUICK if quick else EACH
-    theirs = ethereum(each)
-    ours = substrate(each)
-    yield Figure(
-        name="transfers by RPC, included in blocks",
-        unit="1/s",
-        ours=ours,
-        baseline="anvil --block-time 1",
-        baseline_value=theirs,
-        better="higher",
-    )
+    baselines = {"anvil --block-time 1": ethereum(each)}
+    dev = geth_dev(each)
+    if dev is not None:
+        baselines["geth --dev"] = dev
+    ours = substrate(each, ACCOUNTS_QUICK if quick else ACCOUNTS)
+    for name, value in baselines.items():
+        yield Figure(
+            name=f"transfers by RPC, included in blocks; {ours.accounts:,} accounts",
+            unit="1/s",
+            ours=ours.per_second,
+            baseline=name,
+            baseline_value=value,
+            better="higher",
+            more={f"cpu_us_{part}": us for part, us in ours.cpu_us.items()},
+        )
+    for name, unit, found, aim in (
+        (f"call to hash at {ours.offered:,.0f}/s offered, p50", "ms", ours.p50_ms, 1.0),
+        (f"call to hash at {ours.offered:,.0f}/s offered, p99", "ms", ours.p99_ms, 10.0),
+        (f"import of a block of {IMPORTED:,} transfers", "s", ours.import_s, 0.1),
+        (
+            f"memory of all of a node's processes, beside {ours.cached_mb:,.0f} MB of files' pages",
+            "MB",
+            ours.memory_mb,
+            500.0,
+        ),
+        ("cold start", "s", ours.start_s, 5.0),
+    ):
+        yield Figure(
+            name=f"{name}; {ours.accounts:,} accounts", unit=unit, ours=found,
+            baseline="aim", baseline_value=aim,
+        )  # fmt: skip
 
 
 def request(method: str, parameter: str) -> bytes:
@@ -76,33 +110,125 @@ def measured(url: str, bodies: list[bytes], included: Callable[[], int]) -> floa
     load = send(url, bodies, connections=CONNECTIONS, kind="application/json")
     if load.failed:
         raise RuntimeError(f"{load.failed} were refused: {load.first_failure}")
-    until = time.monotonic() + WAIT_S_MAX
-    while included() < len(bodies):
-        if time.monotonic() > until:
-            raise RuntimeError(f"{included()} of {len(bodies)} were included in time")
-        time.sleep(0.01)
+    wait_for(included, len(bodies))
     return len(bodies) / (time.monotonic() - began)
+
+
+def wait_for(included: Callable[[], int], count: int) -> None:
+    until = time.monotonic() + WAIT_S_MAX
+    while included() < count:
+        if time.monotonic() > until:
+            raise RuntimeError(f"{included()} of {count} were included in time")
+        time.sleep(0.01)
 
 
 # ---- ours
 
 
-def substrate(each: int) -> float:
+@dataclass(frozen=True)
+class Ours:
+    """What was measured of a node."""
+
+    accounts: int
+    per_second: float
+    cpu_us: dict[str, float]  # a transfer, by process
+    offered: float
+    p50_ms: float
+    p99_ms: float
+    import_s: float
+    memory_mb: float
+    cached_mb: float  # pages of files, the store's above all, that the system drops at need
+    start_s: float
+
+
+def substrate(each: int, accounts: int) -> Ours:
     pairs = [sr25519_from_seed(sha256(b"sender%d" % n).digest()) for n in range(SENDERS)]
-    with tempfile.TemporaryDirectory() as folder, node(Path(folder), pairs) as url:
-        transfers = signed(pairs, each, bytes.fromhex(rpc(url, "chain_getBlockHash", 0)[2:]))
-        bodies = [request("author_submitExtrinsic", "0x" + one.data.hex()) for one in transfers]
-        seen = Seen(url)
-        rate = measured(url, bodies, seen.count)
-        recompute(url, transfers, seen.extrinsics)
-    return rate
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        spec = create_chain(folder, pairs, accounts)
+        with running_node(folder, spec) as node:
+            url = node.url
+            later = -(-OFFERED * OFFERED_S // SENDERS)
+            genesis = bytes.fromhex(rpc(url, "chain_getBlockHash", 0)[2:])
+            transfers = signed(pairs, each + later, genesis)
+            first, rest = transfers[: each * SENDERS], transfers[each * SENDERS :]
+            seen = Seen(url)
+            before = node.cpu_s()
+            rate = measured(url, bodies_of(first), seen.count)
+            used = {part: now - before[part] for part, now in node.cpu_s().items()}
+            load = send(
+                url, bodies_of(rest), connections=CONNECTIONS, kind="application/json",
+                per_second=OFFERED,
+            )  # fmt: skip
+            if load.failed:
+                raise RuntimeError(f"{load.failed} were refused: {load.first_failure}")
+            wait_for(seen.count, len(transfers))
+            recompute(url, transfers, seen.extrinsics)
+            memory_mb, cached_mb = node.memory_mb()
+        with running_node(folder, spec) as again:
+            start_s = again.start_s
+        check_root(folder)
+        import_s = import_of(folder, pairs, each + later)
+    cpu_us = {part: seconds / len(first) * 1e6 for part, seconds in used.items()}
+    return Ours(
+        accounts, rate, cpu_us, load.per_second, load.p50_ms, load.p99_ms, import_s, memory_mb,
+        cached_mb, start_s,
+    )  # fmt: skip
 
 
-def signed(pairs: list[Keypair], each: int, genesis: bytes) -> list[Signed]:
+def bodies_of(transfers: list["Signed"]) -> list[bytes]:
+    return [request("author_submitExtrinsic", "0x" + one.data.hex()) for one in transfers]
+
+
+def check_root(folder: Path) -> None:
+    """The head's state has the root that the header says, by a trie built anew of all items."""
+    store = Store(folder / "db")
+    try:
+        view = View(store)
+        state = view.state_at(view.head.number)
+        items = [(key, state.get(key) or b"") for key in state.keys(b"")]
+        if not all(one < other for (one, _), (other, _) in pairwise(items)):
+            raise RuntimeError("the keys of the state are not in order")
+        found = Trie.build(items, Layout.V1).root
+        if found != view.head.state_root:
+            raise RuntimeError(f"the state's root is 0x{found.hex()}")
+    finally:
+        store.close()
+
+
+def import_of(folder: Path, pairs: list[Keypair], nonce: int) -> float:
+    """Seconds to import a block, its signatures verified in two processes."""
+    verifiers = Verifiers.start(1)
+    store = Store(folder / "db")
+    try:
+        chain = Chain(store)
+        runtime = Runtime()
+        parent = chain.state_at(chain.head.number)  # whose reads nobody keeps for the import
+        builder = runtime.open_block(State(parent), chain.head)
+        for inherent in builder.inherents(Moment(time.time_ns() // 1_000_000)):
+            builder.apply(inherent)
+        for one in signed(pairs[:IMPORTED], 1, chain.genesis, first=nonce):
+            builder.apply(one.data)
+
+        def root_of(changes: Changes) -> Hash:
+            trie = chain.trie_at(chain.head.number)
+            return trie.update(changes, parent).root
+
+        made = builder.seal(root_of)
+        writer = Writer(chain, runtimes_of(folder), check_signatures=verifiers.check)
+        began = time.perf_counter()
+        writer.import_block(made.header, made.body)
+        return time.perf_counter() - began
+    finally:
+        verifiers.close()
+        store.close()
+
+
+def signed(pairs: list[Keypair], each: int, genesis: bytes, *, first: int = 0) -> list[Signed]:
     """Each account's transfers to its neighbour, all accounts' first ones first."""
     checked = SPEC_VERSION.to_bytes(4, "little") + TRANSACTION_VERSION.to_bytes(4, "little")
     out = []
-    for nonce in range(each):
+    for nonce in range(first, first + each):
         extra = b"\0" + encode_compact(nonce) + encode_compact(0)
         for number, pair in enumerate(pairs):
             to = pairs[(number + 1) % len(pairs)].public
@@ -111,31 +237,6 @@ def signed(pairs: list[Keypair], each: int, genesis: bytes) -> list[Signed]:
             body = bytes([0x84, 0]) + pair.public + b"\1" + signature + extra + call
             out.append(Signed(encode_compact(len(body)) + body, pair.public, to))
     return out
-
-
-@contextmanager
-def node(folder: Path, pairs: list[Keypair]) -> Iterator[str]:
-    """A node of a new chain on which these accounts have funds; its URL."""
-    config = GenesisConfig.dev(
-        authority=create_grandpa_key(folder / "grandpa.key").public,
-        simulated_root=create_simulated_key(folder / "simulated.key").public_root,
-        measurement=bytes(48),
-        runtime_id=Hash(bytes(32)),
-    )
-    funded = tuple((AccountId(pair.public), START) for pair in pairs)
-    write_spec(folder / "spec.json", replace(config, balances=funded))
-    command: list[str | Path] = [sys.executable, "-m", "phala.node", "--dir", folder]
-    command += ["--port", "0", "--spec", folder / "spec.json"]
-    with (folder / "node.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
-    assert process.stdout is not None
-    try:
-        with process.stdout as out:
-            ready = json.loads(out.readline())
-        yield f"http://127.0.0.1:{ready['port']}/"
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 class Seen:
@@ -177,33 +278,55 @@ def recompute(url: str, transfers: list[Signed], included: list[tuple[bytes, str
         balances[transfer.recipient] += AMOUNT
         balances[TREASURY] += fee - fee * BURN_PERCENT // 100
         nonces[transfer.sender] += 1
-    front = storage_prefix("System", "Account")
     for who, balance in balances.items():
-        key = front + blake2b(who, digest_size=16).digest() + who
-        info = bytes.fromhex(rpc(url, "state_getStorage", "0x" + key.hex())[2:])
+        key = "0x" + account_key(who).hex()
+        info = bytes.fromhex(rpc(url, "state_getStorage", key)[2:])
         nonce, free = int.from_bytes(info[:4], "little"), int.from_bytes(info[16:32], "little")
         if (nonce, free) != (nonces[who], balance):
             raise RuntimeError(f"0x{who.hex()}: {nonce}, {free}; not {nonces[who]}, {balance}")
 
 
-# ---- anvil
+# ---- Ethereum's
 
 
 def ethereum(each: int) -> float:
     senders = [Sender(number) for number in range(SENDERS)]
-    bodies = [
+    bodies = raw_transfers(senders, each)
+    with anvil() as url:
+        for sender in senders:
+            rpc(url, "anvil_setBalance", "0x" + sender.address.hex(), hex(ETHER))
+        blocks = EthereumBlocks(url)
+        return measured(url, bodies, blocks.count)
+
+
+def geth_dev(each: int) -> float | None:
+    """None, with the reason on stderr, where geth cannot be had."""
+    senders = [Sender(number, GETH_CHAIN_ID) for number in range(SENDERS)]
+    bodies = raw_transfers(senders, each)
+    try:
+        with geth() as url:
+            (rich,) = rpc(url, "eth_accounts")
+            blocks = EthereumBlocks(url)
+            for sender in senders:
+                to = "0x" + sender.address.hex()
+                rpc(url, "eth_sendTransaction", {"from": rich, "to": to, "value": hex(ETHER)})
+            wait_for(blocks.count, SENDERS)
+            blocks = EthereumBlocks(url)
+            return measured(url, bodies, blocks.count)
+    except (OSError, LookupError) as error:
+        print(f"without geth: {error}", file=sys.stderr)
+        return None
+
+
+def raw_transfers(senders: list[Sender], each: int) -> list[bytes]:
+    return [
         request("eth_sendRawTransaction", "0x" + sender.transfer(recipient.address, 1).hex())
         for _ in range(each)
         for sender, recipient in zip(senders, senders[1:] + senders[:1], strict=True)
     ]
-    with anvil() as url:
-        for sender in senders:
-            rpc(url, "anvil_setBalance", "0x" + sender.address.hex(), hex(ETHER))
-        blocks = AnvilBlocks(url)
-        return measured(url, bodies, blocks.count)
 
 
-class AnvilBlocks:
+class EthereumBlocks:
     """How many transactions a chain's blocks hold."""
 
     def __init__(self, url: str) -> None:

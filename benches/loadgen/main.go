@@ -1,10 +1,12 @@
 // loadgen sends prepared request bodies over keep-alive HTTP connections, one request at a time on
 // each, and prints one JSON object: what was sent, what came back, how long each took.
 //
-//	loadgen URL FILE CONNECTIONS CONTENT_TYPE [ANSWERS]
+//	loadgen URL FILE CONNECTIONS CONTENT_TYPE [ANSWERS [RATE]]
 //
 // FILE holds bodies, each behind its length (u32, little-endian). ANSWERS is written after the last
-// one, each body's answer in its place, in the same way. An answer counts as good when its
+// one, each body's answer in its place, in the same way. With a RATE above 0 so many are sent a second,
+// evenly, and what is measured of each begins when it was due, also where no connection was free.
+// An answer counts as good when its
 // status is 200 and it does not contain `"error"`.
 package main
 
@@ -41,8 +43,8 @@ func bodies(path string) ([][]byte, error) {
 }
 
 func main() {
-	if len(os.Args) < 5 || len(os.Args) > 6 {
-		fmt.Fprintln(os.Stderr, "usage: loadgen URL FILE CONNECTIONS CONTENT_TYPE [ANSWERS]")
+	if len(os.Args) < 5 || len(os.Args) > 7 {
+		fmt.Fprintln(os.Stderr, "usage: loadgen URL FILE CONNECTIONS CONTENT_TYPE [ANSWERS [RATE]]")
 		os.Exit(2)
 	}
 	url, kind := os.Args[1], os.Args[4]
@@ -55,6 +57,13 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	}
+	rate := 0
+	if len(os.Args) == 7 {
+		if rate, err = strconv.Atoi(os.Args[6]); err != nil || rate < 0 {
+			fmt.Fprintln(os.Stderr, "RATE is a number from 0")
+			os.Exit(2)
+		}
 	}
 	client := &http.Client{Transport: &http.Transport{
 		MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections, DisableCompression: true,
@@ -75,6 +84,11 @@ func main() {
 					return
 				}
 				sent := time.Now()
+				if rate > 0 {
+					due := started.Add(time.Duration(i) * time.Second / time.Duration(rate))
+					time.Sleep(time.Until(due))
+					sent = due
+				}
 				answer, err := client.Post(url, kind, bytes.NewReader(work[i]))
 				var text []byte
 				if err == nil {
@@ -95,7 +109,7 @@ func main() {
 	}
 	group.Wait()
 	seconds := time.Since(started).Seconds()
-	if len(os.Args) == 6 {
+	if len(os.Args) >= 6 {
 		var out bytes.Buffer
 		for _, text := range answers {
 			binary.Write(&out, binary.LittleEndian, uint32(len(text)))
