@@ -125,11 +125,12 @@ def test_any_question_gets_an_answer(method: str, data: bytes) -> None:
 
 @pytest.mark.parametrize("pallet", PALLETS.values(), ids=lambda pallet: pallet.name)
 def test_every_error_and_event_of_a_pallet_has_its_number(pallet: Any) -> None:
-    module = vars(sys.modules[pallet.__module__])
     home = ".".join(pallet.__module__.split(".")[:3])  # its module, or its folder
+    modules = [name for name in sys.modules if name == home or name.startswith(home + ".")]
     declared = {
         each
-        for each in module.values()
+        for name in modules
+        for each in vars(sys.modules[name]).values()
         if isinstance(each, type)
         and issubclass(each, PalletError)
         and each is not PalletError
