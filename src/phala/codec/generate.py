@@ -177,6 +177,10 @@ class Made:
     decode_from: DecodeFrom
 
 
+# Texts that a build has compiled (`phala.node.compile`), and what makes functions of each.
+COMPILED: Final[dict[str, Callable[[dict[str, Any]], Made]]] = {}
+
+
 def generate(descriptor: Emits, *, encode: Encode, decode: Decode, decode_from: DecodeFrom) -> Made:
     """Functions that do what those given do, which are asked where a value is odd."""
     source = source_of(descriptor)
@@ -185,7 +189,10 @@ def generate(descriptor: Emits, *, encode: Encode, decode: Decode, decode_from: 
         "slow_decode": decode,
         "slow_decode_from": decode_from,
     }
-    exec(compile(source.text(), "<codec>", "exec"), space)  # noqa: S102 - made above, of no input
+    text = source.text()
+    if text in COMPILED:
+        return COMPILED[text](space)
+    exec(compile(text, "<codec>", "exec"), space)  # noqa: S102 - made above, of no input
     return Made(space["encode"], space["decode"], space["decode_from"])
 
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from phala.errors import PhalaError, Unavailable
 from phala.node.compiled import (
@@ -82,6 +82,58 @@ def marked(source: str) -> str:
     return "\n".join(lines)
 
 
+# ---- codecs, which are generated: those of what each transfer meets
+
+SIGNATURES: Final = (  # of generated functions, with their types
+    (r"def (\w+)\(value\):", r"def \1(value: Any) -> bytes:"),
+    (r"def (\w+)\(data\):", r"def \1(data: bytes) -> Any:"),
+    (r"def (\w+)\(data, at\):", r"def \1(data: bytes, at: int) -> tuple[Any, int]:"),
+    (
+        r"def (\w+)\(data, at, end\):",
+        r"def \1(data: bytes, at: int, end: int) -> tuple[Any, int]:",
+    ),
+    (r"def (\w+)\(out, (\w+)\):", r"def \1(out: bytearray, \2: Any) -> None:"),
+    (r"^(t\d+) = ", r"\1: dict[Any, Any] = "),
+    (r"\bnumber\(", r"int.from_bytes("),
+)
+
+
+def hot_codecs() -> list[str]:
+    """Texts of the codecs that a block of transfers runs through."""
+    from phala.codec import Tuple, struct_of  # noqa: PLC0415 - nothing hot is imported before
+    from phala.codec.generate import source_of  # noqa: PLC0415
+    from phala.frame import ACCOUNT_INFO  # noqa: PLC0415
+    from phala.frame.dispatch import parameters  # noqa: PLC0415
+    from phala.pallets.balances import Balances, Deposit, Transfer, Withdraw  # noqa: PLC0415
+    from phala.pallets.system import ExtrinsicSuccess  # noqa: PLC0415
+    from phala.pallets.transaction_payment import TransactionFeePaid  # noqa: PLC0415
+    from phala.primitives.extrinsic import NONCE_TIP, SIGNER  # noqa: PLC0415
+    from phala.primitives.types import ACCOUNT_ID, BALANCE, DESCRIPTORS  # noqa: PLC0415
+
+    hot: list[Any] = [ACCOUNT_ID, ACCOUNT_INFO, BALANCE, NONCE_TIP, SIGNER]
+    transfer = parameters(Balances, Balances.calls[3])
+    hot.append(Tuple(tuple(member.descriptor for member in transfer)))
+    events = (Deposit, Transfer, Withdraw, ExtrinsicSuccess, TransactionFeePaid)
+    hot += [struct_of(kind, DESCRIPTORS) for kind in events]
+    return list(dict.fromkeys(source_of(each).text() for each in hot))
+
+
+def codecs_source(texts: Sequence[str]) -> str:
+    """What `phala.codec.generate` gets at its end."""
+    out = []
+    for at, text in enumerate(texts):
+        typed = text
+        for pattern, words in SIGNATURES:
+            typed = re.sub(pattern, words, typed, flags=re.MULTILINE)
+        names = sorted(set(re.findall(r"\bc\d+\b|\bslow_\w+", text)))
+        out += ["", "", f"def _made_{at}(space: dict[str, Any]) -> Made:"]
+        out += [f"    {name} = space[{name!r}]" for name in names]
+        out += [f"    {line}" if line else "" for line in typed.split("\n")]
+        out += ["    return Made(encode, decode, decode_from)", "", ""]
+        out.append(f"COMPILED[{text!r}] = _made_{at}")
+    return "\n".join(out)
+
+
 @contextlib.contextmanager
 def working_in(folder: Path) -> Iterator[None]:
     before = Path.cwd()
@@ -133,12 +185,15 @@ def write_c(work: Path) -> Written:
     for path in paths:
         copy = work / path
         copy.write_text(marked(copy.read_text()))
+    generating = work / "phala" / "codec" / "generate.py"
+    generating.write_text(generating.read_text() + codecs_source(hot_codecs()))
     options = CompilerOptions(multi_file=True, target_dir="c")
     said = io.StringIO()
     with working_in(work), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
             groups, files, extras = mypyc_build(
-                ["--explicit-package-bases", "--ignore-missing-imports", *paths], options
+                ["--config-file=", "--explicit-package-bases", "--ignore-missing-imports", *paths],
+                options,
             )
         except SystemExit:
             raise Unavailable(

@@ -41,8 +41,8 @@ SIGNED_EXTENSIONS: Final = (
 
 _NONCE: Final[Compact[int]] = Compact(U32)
 _TIP: Final[Compact[int]] = Compact(U128)
-_SIGNER: Final = Tuple((MULTI_ADDRESS, MULTI_SIGNATURE))
-_NONCE_TIP: Final = Tuple((_NONCE, _TIP))
+SIGNER: Final = Tuple((MULTI_ADDRESS, MULTI_SIGNATURE))
+NONCE_TIP: Final = Tuple((_NONCE, _TIP))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +149,10 @@ def decode_extrinsic(data: bytes) -> Extrinsic:
         raise Malformed(f"{size} bytes are said, {len(data) - reader.offset} follow", offset=0)
     (version,) = reader.take(1)
     if version == EXTRINSIC_VERSION | SIGNED_BIT:
-        (signer, signed), at = _SIGNER.decode_from(data, reader.offset)
+        (signer, signed), at = SIGNER.decode_from(data, reader.offset)
         reader = Reader(data, at)
         era = read_era(reader)
-        (nonce, tip), at = _NONCE_TIP.decode_from(data, reader.offset)
+        (nonce, tip), at = NONCE_TIP.decode_from(data, reader.offset)
         return Extrinsic(Signature(signer, signed, era, nonce, Balance(tip)), data[at:])
     if version != EXTRINSIC_VERSION:
         raise Malformed(f"extrinsic version {version}", offset=reader.offset - 1)
