@@ -49,8 +49,34 @@ def test_the_shapes_of_json_are_kept(network: Network) -> None:
     assert set(called) == told | {"result", "receipt"} | ANSWERED
     assert set(asked) == {"contract", "method", "result", "receipt"} | ANSWERED
     assert set(network.ready) == {
-        *("name", "genesis", "policy", "dir", "node", "worker", "pid", "services", "seconds")
+        *("name", "genesis", "policy", "dir", "node", "worker", "worker_tls"),
+        *("pid", "services", "seconds"),
     }
+
+
+def test_a_workers_tls_certificate_and_listing_are_judged(network: Network) -> None:
+    by_tls = network.phala("verify", network.ready["worker_tls"])
+    says = network.phala("verify", network.ready["worker"])
+    listed = network.phala("verify", says["worker"], "--worker", network.ready["worker_tls"])
+
+    assert by_tls["claims"]["worker"] == says["worker"] == listed["worker"]
+    assert by_tls["claims"]["genesis"] == network.ready["genesis"] == listed["genesis"]
+    for found in (by_tls, says, listed):
+        assert (found["verified"], found["hardware"]) == (True, False)
+    told = network.run("verify", network.ready["worker_tls"]).stdout
+    assert told.splitlines()[-1] == "verified; simulated: no hardware protection"
+    https = network.ready["worker_tls"].replace("ratls", "https")
+    network.run("verify", https, "--policy", "production", exit_code=77)
+    network.run("verify", f"worker:{'11' * 32}", exit_code=65)
+
+
+def test_what_is_asked_over_tls_is_answered_by_the_enclave(network: Network) -> None:
+    options = ("counter", "value", "--worker", network.ready["worker_tls"])
+
+    assert (
+        network.phala("query", *options)["result"]
+        == (network.phala("query", "counter", "value")["result"])
+    )
 
 
 def test_a_call_exits_by_its_outcome(network: Network) -> None:

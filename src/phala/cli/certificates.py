@@ -1,6 +1,7 @@
 """A certificate of RA-TLS, judged and told: its evidence, then what binds the key to it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -34,10 +35,10 @@ class Asked:
     trust: Trust | None  # of the chain that its claims name, where no policy was named
 
 
-def trust_for(data: bytes) -> Trust | None:
+def trust_for(data: bytes, network: Path | None) -> Trust | None:
     """What this machine believes of the chain that the certificate claims to be of."""
     binding = claimed_binding(data)
-    return None if binding is None else find_trust(Hash(binding.genesis), home())
+    return None if binding is None else find_trust(Hash(binding.genesis), home(), network=network)
 
 
 @dataclass(frozen=True, slots=True)

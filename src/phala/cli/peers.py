@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -59,9 +60,9 @@ def registration_in(data: bytes) -> SignedRegistration | None:
     return reply.registration if isinstance(reply, EvidenceReply) else None
 
 
-def trust_for(signed: SignedRegistration) -> Trust:
+def trust_for(signed: SignedRegistration, network: Path | None) -> Trust:
     """What this machine believes of the chain that the registration is for."""
-    return find_trust(signed.body.manifest.genesis, home())
+    return find_trust(signed.body.manifest.genesis, home(), network=network)
 
 
 def judge_registration(signed: SignedRegistration, judge: evidence.Judge) -> evidence.Judged:

@@ -81,8 +81,7 @@ class Given:
     "--dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Receipt: a network's folder that lies elsewhere: its trust.json is believed. Worker: the"
-    " network's folder.",
+    help="A network's folder that lies elsewhere: its trust.json is believed.",
 )
 @click.option("--genesis", help="Receipt: the genesis hash that you trust, in hex.")
 @click.option(
@@ -188,10 +187,10 @@ def _verify_evidence(data: bytes, given: Given, *, as_json: bool) -> None:
 
 
 def _verify_certificate(data: bytes, given: Given, seen: str | None, *, as_json: bool) -> None:
-    given.refuse("a certificate", "--dir", "--genesis", "--node", "--worker")
+    given.refuse("a certificate", "--genesis", "--node", "--worker")
     judge = _judge_of(given)
     trust = None
-    if given.policy is None and (trust := certificates.trust_for(data)) is not None:
+    if given.policy is None and (trust := certificates.trust_for(data, given.folder)) is not None:
         judge = _by(judge, trust)
     asked = certificates.Asked(judge, given.legacy, seen, trust)
     try:
@@ -205,11 +204,11 @@ def _verify_certificate(data: bytes, given: Given, seen: str | None, *, as_json:
 
 
 def _verify_registration(signed: SignedRegistration, given: Given, *, as_json: bool) -> None:
-    given.refuse("a registration", "--dir", "--genesis", "--node", "--worker", "--nonce")
+    given.refuse("a registration", "--genesis", "--node", "--worker", "--nonce")
     given.refuse("a registration", "--legacy-gramine")
     judge = _judge_of(given)
     if given.policy is None:
-        judge = _by(judge, peers.trust_for(signed))
+        judge = _by(judge, peers.trust_for(signed, given.folder))
     judged = peers.judge_registration(signed, judge)
     _show_worker(judged, signed, judge, as_json=as_json)
 
