@@ -9,7 +9,7 @@ from phala.node.compiled import use_compiled
 
 use_compiled()  # before anything of it is imported
 
-from benches import attest, engine, query, transfers  # noqa: E402
+from benches import attest, engine, query, registrations, transfers  # noqa: E402
 from benches.report import Figure, line_of, machine, placed, table  # noqa: E402
 
 README = Path(__file__).parents[1] / "README.md"
@@ -17,6 +17,7 @@ BENCHES: dict[str, Callable[..., Iterator[Figure]]] = {
     "attest": attest.run,
     "engine": engine.run,
     "query": query.run,
+    "registrations": registrations.run,
     "transfers": transfers.run,
 }
 

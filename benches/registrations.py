@@ -14,16 +14,18 @@ from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 
+from benches.chain import running_node
 from benches.peers import rpc, send
 from benches.report import Figure
-from benches.transfers import node
 from phala.codec import U64
-from phala.crypto.signatures import Keypair, sr25519_from_seed
 from phala.messages.registration import PLATFORM_SIMULATED
+from phala.node.keys import create_grandpa_key
+from phala.node.spec import write_spec
 from phala.primitives.keys import storage_prefix
 from phala.primitives.types import BlockNumber, Hash
+from phala.runtime import GenesisConfig
 from phala.tee.simulated import SimulatedPlatform
-from phala.tee.simulated_key import load_simulated_key
+from phala.tee.simulated_key import create_simulated_key, load_simulated_key
 from phala.testing.worker import WorkerKeys, register_extrinsic
 
 WORKERS = 1_000
@@ -38,7 +40,8 @@ PAGE = 1_000
 
 def run(*, quick: bool = False) -> Iterator[Figure]:
     workers = WORKERS_QUICK if quick else WORKERS
-    with tempfile.TemporaryDirectory() as name, node(Path(name), [funded()]) as url:
+    with tempfile.TemporaryDirectory() as name, running_node(Path(name), spec(Path(name))) as node:
+        url = node.url
         idle = intervals(url, *settle(url, IDLE_BLOCKS))
         first = number(url)
         bodies = registrations(url, Path(name) / "simulated.key", workers)
@@ -62,9 +65,16 @@ def run(*, quick: bool = False) -> Iterator[Figure]:
     )
 
 
-def funded() -> Keypair:
-    """A spec needs an account."""
-    return sr25519_from_seed(sha256(b"nobody").digest())
+def spec(folder: Path) -> Path:
+    """A development chain whose simulated key lies beside it."""
+    config = GenesisConfig.dev(
+        authority=create_grandpa_key(folder / "grandpa.key").public,
+        simulated_root=create_simulated_key(folder / "simulated.key").public_root,
+        measurement=bytes(48),
+        runtime_id=Hash(bytes(32)),
+    )
+    write_spec(folder / "spec.json", config)
+    return folder / "spec.json"
 
 
 def registrations(url: str, key: Path, workers: int) -> list[bytes]:
