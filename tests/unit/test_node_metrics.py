@@ -57,6 +57,8 @@ def test_blocks_the_pool_calls_and_memory_are_counted(http: httpx.Client) -> Non
     assert after['phala_memory_bytes{process="front"}'] > 1e7
     assert after['phala_memory_bytes{process="others"}'] > 1e7
     assert after['phala_store_bytes{table="headers"}'] > 0
+    wait_for(lambda: ask(http, "phala_getIndexStatus")["indexed"])
+    assert read(http)["phala_index_height"] >= 1
     assert after["phala_block_finalized"] <= after["phala_block_height"]
     assert {"phala_pool_ready", "phala_pool_future", "phala_rpc_websockets"} <= set(after)
 

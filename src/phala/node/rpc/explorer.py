@@ -53,10 +53,10 @@ def page(value: Any, index: int) -> int:
 class Explorer:
     """Reads one node's chain for people."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, shelf: Shelf) -> None:
         self.node = node
         self.chain = node.chain
-        self.shelf = Shelf(node)
+        self.shelf = shelf
         self._words: dict[int, Words] = {}  # by the runtime that says so
 
     # ---- what bytes mean
@@ -222,8 +222,8 @@ class Explorer:
         }
 
 
-def register(methods: Methods, node: Node) -> None:
-    explorer = Explorer(node)
+def register(methods: Methods, node: Node, shelf: Shelf) -> None:
+    explorer = Explorer(node, shelf)
     chain = node.chain
 
     def asked_block(params: Params, index: int) -> BlockNumber:

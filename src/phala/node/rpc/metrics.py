@@ -49,10 +49,10 @@ class Histogram:
 class Metrics:
     """Counts of one node since it started."""
 
-    def __init__(self, node: Node, methods: Methods, gauge: Gauge) -> None:
+    def __init__(self, node: Node, methods: Methods, gauge: Gauge, shelf: Shelf) -> None:
         self._node = node
         self._gauge = gauge
-        self._shelf = Shelf(node)
+        self._shelf = shelf
         self._calls = {name: Histogram(CALL_S) for name in (*methods.names(), OTHER)}
         self._blocks = Histogram(BLOCK_S)
         self._extrinsics = 0

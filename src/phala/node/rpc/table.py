@@ -13,12 +13,13 @@ from phala.node.rpc import (
     system,
     transactions,
 )
+from phala.node.rpc.explorer_index import Shelf
 from phala.node.rpc.metrics import Metrics
 from phala.node.rpc.server import Door, Methods
 from phala.node.service import Node
 
 
-def methods_of(node: Node, identity: system.Identity) -> Methods:
+def methods_of(node: Node, identity: system.Identity, shelf: Shelf | None = None) -> Methods:
     methods = Methods()
     blocks.register(methods, node)
     state.register(methods, node)
@@ -29,14 +30,15 @@ def methods_of(node: Node, identity: system.Identity) -> Methods:
     chain_head.register(methods, node)
     archive.register(methods, node)
     transactions.register(methods, node)
-    explorer.register(methods, node)
+    explorer.register(methods, node, shelf or Shelf(node))
     system.register(methods, node, identity)
     return methods
 
 
 def door_of(node: Node, identity: system.Identity) -> Door:
     """All of it, with what it counts."""
-    methods = methods_of(node, identity)
+    shelf = Shelf(node)  # one for all: LMDB opens a folder once in a process
+    methods = methods_of(node, identity, shelf)
     door = Door(methods)
-    door.metrics = Metrics(node, methods, door.gauge).text
+    door.metrics = Metrics(node, methods, door.gauge, shelf).text
     return door
