@@ -24,6 +24,7 @@ from phala.node.tools.chainfile import export_chain, import_chain
 from phala.node.tools.check_index import check_index
 from phala.node.tools.snapshot import Snapshot, restore_snapshot, take_snapshot
 from phala.node.tools.status import status_of
+from phala.node.verifiers import Verifiers
 from phala.primitives.types import Hash
 from phala.runtime import Runtime
 
@@ -206,14 +207,19 @@ def import_blocks(
     runtimes = Runtimes(Runtime(), folder / "runtimes")
     for each in releases:
         runtimes.add(each)
-    store = Store(folder / "db")
+    verifiers = Verifiers.start(1)  # before a store is open
     try:
-        with progress() as tell:
-            done = import_chain(
-                store, file, spec, runtimes, archive=pruning == "archive", progress=tell
-            )
+        store = Store(folder / "db")
+        try:
+            with progress() as tell:
+                done = import_chain(
+                    store, file, spec, runtimes,
+                    archive=pruning == "archive", progress=tell, check_signatures=verifiers.check,
+                )  # fmt: skip
+        finally:
+            store.close()
     finally:
-        store.close()
+        verifiers.close()
         runtimes.close()
     text = (
         f"{done.executed} blocks executed, {done.known} known already; "

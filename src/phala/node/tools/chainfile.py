@@ -22,6 +22,7 @@ from phala.node.tools.files import BadFile, magic, read, writing
 from phala.node.writer import Writer, authorities_after
 from phala.primitives.header import HEADER, Header
 from phala.primitives.types import BlockNumber, Hash
+from phala.runtime import CheckSignatures
 
 MAGIC: Final = magic("blocks", 1)
 INTRO, BLOCK = 1, 2  # kinds of records
@@ -94,6 +95,7 @@ def import_chain(
     *,
     archive: bool = False,
     progress: Progress = quiet,
+    check_signatures: CheckSignatures | None = None,
 ) -> Imported:
     """Execute a file's blocks after the store's head. Whatever ends it, it goes on from there.
 
@@ -107,7 +109,7 @@ def import_chain(
     _ensure_same(store.genesis_hash or spec.genesis(runtimes.own).hash, genesis)
     ensure_begun(store, spec, runtimes.own)
     chain = Chain(store, archive=archive)
-    writer = Writer(chain, runtimes)
+    writer = Writer(chain, runtimes, check_signatures=check_signatures)
     done = Imported(chain.head.number, chain.finalized)
     for kind, payload in records:
         block = _block(path, kind, payload)
