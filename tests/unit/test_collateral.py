@@ -2,6 +2,8 @@
 
 import datetime as dt
 import hashlib
+import random
+from contextlib import suppress
 
 import pytest
 from tests.unit.hardware import DAY_MS, Ground, ground
@@ -102,6 +104,25 @@ def test_an_altered_item_is_no_collateral(site: Ground, item: str) -> None:
     changed = items[item][:middle] + b"!" + items[item][middle + 1 :]
 
     assert refused(site, submit_intel({**items, item: changed})) == REFUSED
+
+
+@pytest.mark.parametrize("vendor", ["intel", "amd"])
+def test_altered_collateral_is_refused_by_a_number_or_is_the_same(
+    site: Ground, vendor: str
+) -> None:
+    """Any byte of the extrinsic, and any cut of it: nothing but a typed refusal."""
+    vendors, chance = site.vendors, random.Random(7)
+    good = submit_intel(vendors.tdx.collateral()) if vendor == "intel" else submit_amd(vendors.amd)
+    site.chain.validator().validate(good)
+    validator = site.chain.validator()
+    taken = 0
+    for _ in range(400):
+        changed = bytearray(good)
+        changed[chance.randrange(len(good))] ^= 1 << chance.randrange(8)
+        with suppress(InvalidTransaction):
+            validator.validate(bytes(changed) if chance.random() < 0.9 else bytes(changed[:-5]))
+            taken += 1
+    assert taken < 100, "newlines and roots within chains alone are read in two forms"
 
 
 def test_what_the_chain_has_is_no_news(site: Ground) -> None:

@@ -1,7 +1,8 @@
 """Hands the pallets what they need of `attest`: verdicts, with the chain's own collateral."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 from phala.attest import Evidence as Claim
 from phala.attest import PlatformCode, Policy, Verdict, verify, verify_intel_collateral
 from phala.attest.collateral import IntelCollateral
-from phala.attest.errors import AttestationError, EvidenceForged
+from phala.attest.errors import AttestationError, EvidenceForged, EvidenceMalformed
 from phala.attest.kept import (
     INTEL_AUTHORITIES,
     AmdCollateral,
@@ -17,6 +18,7 @@ from phala.attest.kept import (
     verify_amd_collateral,
 )
 from phala.attest.nvidia import CHAIN, DRIVER, VBIOS, decode_report
+from phala.attest.verify import UNFORESEEN
 from phala.errors import Invalid
 from phala.messages.collateral import NO_NUMBER, CollateralKey
 from phala.messages.registration import Device, Evidence
@@ -128,16 +130,31 @@ class AttestVerifier:
 
     def intel_collateral(self, items: Mapping[str, bytes], now: Moment) -> Found:
         """What Intel's collateral is of, when it counts at `now`."""
-        found = self._intel(items, now)
+        with _foreseen("Intel"):
+            found = self._intel(items, now)
         issuer = INTEL_AUTHORITIES[found.authority]
         key = CollateralKey(int(found.platform), issuer, bytes.fromhex(found.product))
         return Found(key, found.number, found.parts, found.expires)
 
     def amd_collateral(self, items: Mapping[str, bytes], now: Moment) -> Found:
         """What AMD's collateral is of, when it counts at `now`."""
-        found = self._amd(items["amd_crl"], items["amd_chain"], now)
+        with _foreseen("AMD"):
+            found = self._amd(items["amd_crl"], items["amd_chain"], now)
         key = CollateralKey(int(PlatformCode.SEV_SNP), found.signer, found.line)
         return Found(key, NO_NUMBER, (found.issued,), found.expires)
+
+
+@contextmanager
+def _foreseen(vendor: str) -> Iterator[None]:
+    """A reader's mistake must not stop a chain: anyone submits collateral."""
+    try:
+        yield
+    except UNFORESEEN as error:
+        raise EvidenceMalformed(
+            f"{vendor}'s collateral is of a form that was not foreseen: {type(error).__name__}",
+            check=1,
+            mend="fetch the collateral from the vendor again; tell us of these bytes",
+        ) from error
 
 
 def _product(verdict: Verdict) -> bytes:
