@@ -45,8 +45,8 @@ from phala.primitives.types import (
 SESSION_BLOCKS: Final = BlockNumber(1_200)  # an hour of idle blocks
 MEMBERS_MAX: Final = 100
 KEY_DEPOSIT: Final = Balance(PHA // 5)
-ROTATION_REF_TIME: Final = 100 * MICROSECOND
-MEMBER_REF_TIME: Final = 20 * MICROSECOND
+ROTATION_REF_TIME: Final = 300 * MICROSECOND
+MEMBER_REF_TIME: Final = 60 * MICROSECOND
 OWNERSHIP: Final = b"POP_"
 PROOF_BYTES_MAX: Final = 1024
 
