@@ -183,7 +183,9 @@ class Types:
         match entry.definition:
             case Primitive(index):
                 return _read_primitive(reader, index)
-            case Compacted():
+            case Compacted(inner):
+                if self[inner].definition == Tuple(()):  # `Compact<()>` takes no bytes
+                    return None
                 return read_compact(reader)
             case Composite(fields):
                 return self._read_fields(reader, fields, depth)
@@ -241,10 +243,13 @@ class Types:
         match entry.definition:
             case Primitive(index):
                 _write_primitive(out, index, value, at)
-            case Compacted():
-                if not isinstance(value, int) or isinstance(value, bool):
+            case Compacted(inner):
+                if self[inner].definition == Tuple(()):
+                    self._write(out, inner, value, at)
+                elif not isinstance(value, int) or isinstance(value, bool):
                     raise _misfit(at, value, "an integer")
-                out += encode_compact(value)
+                else:
+                    out += encode_compact(value)
             case Composite(fields):
                 self._write_fields(out, fields, _address(entry, value), at)
             case Variant(cases):
