@@ -13,7 +13,7 @@ from phala.crypto.hashes import blake2_256
 from phala.crypto.signatures import ed25519_from_seed, ed25519_sign
 from phala.frame import Block, DispatchError, Root, Signed, Weight
 from phala.pallets.balances import EXISTENTIAL_DEPOSIT
-from phala.pallets.identity import Data, IdentityInfo
+from phala.pallets.identity.records import Data, IdentityInfo
 from phala.pallets.preimage.status import Requested
 from phala.pallets.proxy import ANY, NON_TRANSFER
 from phala.pallets.session import KEY_DEPOSIT, SessionKeys

@@ -8,40 +8,39 @@ from phala.codec import Malformed
 from phala.crypto.hashes import blake2_256
 from phala.frame import BadOrigin, Block, CannotLookup, Root, Signed
 from phala.pallets.balances import InsufficientBalance
-from phala.pallets.identity import (
-    BASIC_DEPOSIT,
-    BYTE_DEPOSIT,
-    SUB_DEPOSIT,
-    SUBS_MAX,
+from phala.pallets.identity import BASIC_DEPOSIT, BYTE_DEPOSIT, SUB_DEPOSIT, SUBS_MAX
+from phala.pallets.identity.errors import (
     AlreadyClaimed,
     EmptyIndex,
     FeeChanged,
-    IdentityCleared,
-    IdentityJudged,
-    IdentityKilled,
-    IdentitySet,
     InvalidIndex,
     InvalidJudgement,
     InvalidTarget,
     JudgementForDifferentIdentity,
     JudgementGiven,
-    JudgementRequested,
-    JudgementUnrequested,
     NoIdentity,
     NotFound,
     NotNamed,
     NotOwned,
     NotSub,
-    RegistrarAdded,
     StickyJudgement,
+    TooManyRegistrars,
+    TooManySubAccounts,
+)
+from phala.pallets.identity.events import (
+    IdentityCleared,
+    IdentityKilled,
+    IdentitySet,
+    JudgementRequested,
+    JudgementUnrequested,
+    RegistrarAdded,
     SubIdentitiesSet,
     SubIdentityAdded,
     SubIdentityRemoved,
     SubIdentityRenamed,
     SubIdentityRevoked,
-    TooManyRegistrars,
-    TooManySubAccounts,
 )
+from phala.pallets.identity.events import JudgementGiven as IdentityJudged
 from phala.pallets.identity.records import (
     DATA,
     ERRONEOUS,

@@ -7,7 +7,7 @@ import pytest
 
 from phala.frame import Block, Call, CannotLookup, DispatchError, Signed, dispatch_result
 from phala.pallets.balances import InsufficientBalance
-from phala.pallets.identity import Data, IdentityInfo, Judgement
+from phala.pallets.identity.records import Data, IdentityInfo, Judgement
 from phala.pallets.proxy import (
     ANNOUNCEMENT_BASE,
     ANNOUNCEMENT_FACTOR,

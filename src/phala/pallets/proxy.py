@@ -15,7 +15,6 @@ from phala.frame import (
     RUNTIME_CALL,
     Block,
     Call,
-    CannotLookup,
     Choice,
     Constant,
     DefaultMap,
@@ -27,6 +26,7 @@ from phala.frame import (
     PalletError,
     Restriction,
     Signed,
+    account_at,
     call,
     dispatch_result,
     ensure_signed,
@@ -488,12 +488,6 @@ class Proxy(Pallet):
 
 def _order(proxy: ProxyRecord) -> tuple[bytes, int, int]:
     return proxy.delegate, proxy.proxy_type, proxy.delay
-
-
-def account_at(address: MultiAddress) -> AccountId:
-    if address.kind != 0:
-        raise CannotLookup
-    return AccountId(address.data)
 
 
 def deposit_of(count: int, base: Balance, factor: Balance) -> Balance:

@@ -10,7 +10,6 @@ from phala.codec import U32, Vector
 from phala.frame import (
     MICROSECOND,
     Block,
-    CannotLookup,
     Constant,
     Described,
     Hasher,
@@ -18,6 +17,7 @@ from phala.frame import (
     Pallet,
     PalletError,
     StorageMap,
+    account_at,
     call,
     ensure_root,
     ensure_signed,
@@ -248,12 +248,6 @@ class Vesting(Pallet):
         Constant("MinVestedTransfer", BALANCE, TRANSFER_MIN, "The least that is sent so."),
         Constant("MaxVestingSchedules", U32, SCHEDULES_MAX, "The most schedules of an account."),
     )
-
-
-def account_at(address: MultiAddress) -> AccountId:
-    if address.kind != 0:
-        raise CannotLookup
-    return AccountId(address.data)
 
 
 def ensure_valid(schedule: ScheduleRecord) -> None:

@@ -13,8 +13,15 @@ from phala.crypto.hashes import blake2_256
 from phala.crypto.signatures import ed25519_from_seed, ed25519_sign
 from phala.frame import Call, Origin, Root, Signed, Unsigned, Weight
 from phala.frame.dispatch import parameters
-from phala.pallets.identity import Data, IdentityInfo, Judgement
-from phala.pallets.identity.records import FIELDS_MAX, FIRST_HASH, IDENTITY_INFO, REGISTRARS_MAX
+from phala.pallets.identity.records import (
+    FIELDS_MAX,
+    FIRST_HASH,
+    IDENTITY_INFO,
+    REGISTRARS_MAX,
+    Data,
+    IdentityInfo,
+    Judgement,
+)
 from phala.pallets.multisig import SIGNATORIES_MAX, TimepointRecord, multi_account
 from phala.pallets.proxy import ANY, NON_TRANSFER, PENDING_MAX, PROXIES_MAX, pure_account
 from phala.pallets.scheduler import AGENDA_MAX

@@ -35,7 +35,6 @@ from phala.pallets.balances.rules import (
     EXISTENTIAL_DEPOSIT,
     FREEZE_VOTE,
     HOLD_PREIMAGE,
-    account_at,
     ensure_withdrawable,
     liquid,
 )
@@ -69,7 +68,6 @@ __all__ = [
     "Unlocked",
     "Unreserved",
     "Withdraw",
-    "account_at",
     "ensure_withdrawable",
     "liquid",
 ]

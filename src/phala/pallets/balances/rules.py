@@ -9,7 +9,6 @@ from phala.frame import (
     AccountData,
     AccountInfo,
     BoundMap,
-    CannotLookup,
     Choice,
     Described,
     Frozen,
@@ -17,7 +16,6 @@ from phala.frame import (
     NotExpendable,
     PalletError,
 )
-from phala.primitives.address import MultiAddress
 from phala.primitives.types import PHA, AccountId, Balance, scale
 
 EXISTENTIAL_DEPOSIT: Final = Balance(PHA // 100)
@@ -70,12 +68,6 @@ RESERVE_DATA: Final = _described(("pallet_balances", "types", "ReserveData"), Re
 ID_AMOUNT: Final = ("frame_support", "traits", "tokens", "misc", "IdAmount")
 HOLD: Final = _described(ID_AMOUNT, Hold)
 FREEZE: Final = _described(ID_AMOUNT, Freeze)
-
-
-def account_at(address: MultiAddress) -> AccountId:
-    if address.kind != 0:
-        raise CannotLookup
-    return AccountId(address.data)
 
 
 def liquid(data: AccountData) -> Balance:

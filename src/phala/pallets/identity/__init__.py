@@ -13,7 +13,6 @@ from phala.errors import Refused
 from phala.frame import (
     MICROSECOND,
     Block,
-    CannotLookup,
     Constant,
     DefaultMap,
     Hasher,
@@ -21,6 +20,7 @@ from phala.frame import (
     Pallet,
     StorageMap,
     StorageValue,
+    account_at,
     call,
     ensure_root,
     ensure_signed,
@@ -74,46 +74,6 @@ from phala.pallets.identity.records import (
 )
 from phala.primitives.address import MULTI_ADDRESS, MultiAddress
 from phala.primitives.types import ACCOUNT_ID, BALANCE, PHA, AccountId, Balance, Hash
-
-__all__ = [
-    "BASIC_DEPOSIT",
-    "BYTE_DEPOSIT",
-    "SUBS_MAX",
-    "SUB_DEPOSIT",
-    "AlreadyClaimed",
-    "Data",
-    "EmptyIndex",
-    "FeeChanged",
-    "Identity",
-    "IdentityCleared",
-    "IdentityInfo",
-    "IdentityJudged",
-    "IdentityKilled",
-    "IdentitySet",
-    "InvalidIndex",
-    "InvalidJudgement",
-    "InvalidTarget",
-    "Judgement",
-    "JudgementForDifferentIdentity",
-    "JudgementGiven",
-    "JudgementPaymentFailed",
-    "JudgementRequested",
-    "JudgementUnrequested",
-    "NoIdentity",
-    "NotFound",
-    "NotNamed",
-    "NotOwned",
-    "NotSub",
-    "RegistrarAdded",
-    "StickyJudgement",
-    "SubIdentitiesSet",
-    "SubIdentityAdded",
-    "SubIdentityRemoved",
-    "SubIdentityRenamed",
-    "SubIdentityRevoked",
-    "TooManyRegistrars",
-    "TooManySubAccounts",
-]
 
 SUBS_MAX: Final = 100
 BASIC_DEPOSIT: Final = Balance(PHA)
@@ -519,9 +479,3 @@ class Identity(Pallet):
         Constant("MaxSubAccounts", U32, SUBS_MAX, "The most sub-accounts of an identity."),
         Constant("MaxRegistrars", U32, REGISTRARS_MAX, "The most registrars."),
     )
-
-
-def account_at(address: MultiAddress) -> AccountId:
-    if address.kind != 0:
-        raise CannotLookup
-    return AccountId(address.data)
