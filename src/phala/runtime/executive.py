@@ -221,9 +221,8 @@ def rebuild(
 ) -> Sealed:
     """Make another's block again from its body.
 
-    1 it follows the parent; 2 every extrinsic is valid in its place, its signature with all others'
-    before the first is applied; 3 extrinsics root, 4 state root and 5 digest are those of its
-    header.
+    1 it follows the parent; 2 every extrinsic is valid in its place, while its signature may be
+    verified elsewhere; 3 extrinsics root, 4 state root and 5 digest are those of its header.
 
     Raises:
         BlockRefused: they are not.
@@ -232,9 +231,12 @@ def rebuild(
         raise _refused(f"block {header.number} after {builder.number - 1}")
     try:
         decoded = [decode(extrinsic) for extrinsic in body]
-        check_signatures(builder.signature_checks(decoded))  # 2
-        for extrinsic, read in zip(body, decoded, strict=True):
-            builder.apply(extrinsic, check_signature=False, decoded=read)  # 2
+        ensure_signed = check_signatures(builder.signature_checks(decoded))  # 2
+        try:
+            for extrinsic, read in zip(body, decoded, strict=True):
+                builder.apply(extrinsic, check_signature=False, decoded=read)  # 2
+        finally:
+            ensure_signed()  # 2
     except InvalidTransaction as refusal:
         raise _refused(f"extrinsic {len(builder)}: {refusal.what}") from refusal
     if not body:

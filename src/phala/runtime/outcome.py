@@ -121,8 +121,9 @@ class SignatureCheck:
     message: bytes
 
 
-CheckSignatures: TypeAlias = Callable[[Sequence[SignatureCheck]], None]
-"""Returns where all are good; else raises `InvalidTransaction`."""
+CheckSignatures: TypeAlias = Callable[[Sequence[SignatureCheck]], Callable[[], None]]
+"""Begins to verify, maybe elsewhere; what it returns waits, and raises `InvalidTransaction` where
+one is bad."""
 
 
 @dataclass(frozen=True, slots=True)
