@@ -78,7 +78,14 @@ from phala.pherry.core.asks import (
     TellWorker,
 )
 from phala.pherry.core.feed import CODES_MAX, Wish, build_feed
-from phala.pherry.core.round import AGAIN_BLOCKS, Errand, Memory, Report, work_round
+from phala.pherry.core.round import (
+    AGAIN_BLOCKS,
+    RENEWAL_BLOCKS,
+    Errand,
+    Memory,
+    Report,
+    work_round,
+)
 from phala.primitives.types import AccountId, BlockNumber, Hash, Moment
 from phala.runtime.version import NORMAL_REF_TIME_MAX
 from phala.runtime.weights import BASE_REF_TIME
@@ -191,6 +198,8 @@ class Enclave:
     heads: dict[bytes, Hash] = field(default_factory=dict)
     applied: list[bytes] = field(default_factory=list)
     egress: list[SignedMessage] = field(default_factory=list)
+    due: bool = False  # says that its evidence is to be renewed
+    attested: int = 0  # how often it was asked to
 
     @property
     def registered(self) -> bool:
@@ -203,6 +212,7 @@ class Enclave:
             case Advance():
                 return self.advance(request)
             case Attest():
+                self.attested += 1
                 return Attested(registration())
             case Egress():
                 taken = self.chain.taken_in[self.height]
@@ -223,6 +233,7 @@ class Enclave:
             platform=0,
             measurement=b"",
             ready=False,
+            due=self.due,
         )
 
     def advance(self, feed: Advance) -> HostReply:
@@ -513,6 +524,27 @@ def test_what_the_chain_lost_is_given_to_it_again() -> None:
         world.turn()
 
     assert len(world.chain.pool) == 1
+
+
+def test_evidence_that_is_due_is_renewed_without_haste() -> None:
+    world = World(random.Random(0), faults=0.0)
+    for _ in range(3):
+        world.chain.build([])
+        world.turn()
+    assert world.enclave.registered
+    before = world.enclave.attested
+
+    world.enclave.due = True
+    for _ in range(RENEWAL_BLOCKS + 1):
+        world.chain.build([])
+        world.turn()
+    assert world.enclave.attested == before + 2
+
+    world.enclave.due = False
+    for _ in range(RENEWAL_BLOCKS + 1):
+        world.chain.build([])
+        world.turn()
+    assert world.enclave.attested == before + 2
 
 
 def test_a_worker_of_another_chain_is_refused() -> None:

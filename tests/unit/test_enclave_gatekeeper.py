@@ -1,9 +1,13 @@
 """Who makes the group's key, who gets partials of a cluster's, and what is refused of them."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from phala.crypto import bls, hpke
 from phala.crypto.secret import Secret
+from phala.enclave.bus import RENEWAL_MS
 from phala.enclave.gatekeeper.shares import NeedsKeyGeneration, partial, take_seat
 from phala.enclave.records import CLUSTER_KEYS, DUES, SEATS
 from phala.messages.host import Attest
@@ -15,10 +19,20 @@ from phala.messages.payloads.system import (
     KeyDue,
     WorkerRemoved,
 )
+from phala.messages.state import (
+    REASON_AGE,
+    REASON_COLLATERAL,
+    REASON_FLOOR,
+    REASON_POLICY,
+    WORKER_INFO,
+    WORKER_STALE,
+    WORKER_SUSPENDED,
+    worker_key,
+)
 from phala.messages.types import ClusterId, Epoch, Generation, SealKey, WorkerId
-from phala.primitives.types import BlockNumber
+from phala.primitives.types import BlockNumber, Moment
 from phala.testing.enclave import HashEntropy, SimWorker
-from phala.testing.sim_chain import SimChain
+from phala.testing.sim_chain import START_MS, SimChain
 
 OTHER = WorkerId(bytes([5] * 32))
 KEY = Secret(bytes([6] * 32))
@@ -92,6 +106,44 @@ def test_a_worker_that_is_removed_forgets_its_keys(worker: SimWorker) -> None:
 
     assert not worker.enclave.status().ready
     assert not list(CLUSTER_KEYS.items(worker.enclave.store.data))
+
+
+def relist(worker: SimWorker, **changes: Any) -> None:
+    """The chain lists the worker otherwise from its next block on."""
+    place = worker_key(worker.identity.worker)
+    state = worker.chain._state
+    info = WORKER_INFO.decode(state[place])
+    state[place] = WORKER_INFO.encode(replace(info, **changes))
+    worker.chain.seal()
+    worker.settle()
+
+
+def test_a_suspended_worker_knows_that_it_has_to_register_again(worker: SimWorker) -> None:
+    assert worker.enclave.status().registered
+    relist(worker, state=WORKER_SUSPENDED, reason=REASON_AGE)
+
+    status = worker.enclave.status()
+    assert (status.registered, status.ready) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "due_now"),
+    [
+        ({}, False),
+        ({"attested_at": Moment(START_MS - RENEWAL_MS)}, True),
+        ({"attested_at": Moment(START_MS - RENEWAL_MS // 2)}, False),
+        ({"state": WORKER_STALE, "reason": REASON_FLOOR}, True),
+        ({"state": WORKER_STALE, "reason": REASON_POLICY}, True),
+        ({"state": WORKER_STALE, "reason": REASON_COLLATERAL}, False),
+    ],
+)
+def test_evidence_is_to_be_renewed_before_it_ends(
+    worker: SimWorker, *, changes: dict[str, Any], due_now: bool
+) -> None:
+    relist(worker, **changes)
+
+    status = worker.enclave.status()
+    assert (status.registered, status.due) == (True, due_now)
 
 
 def test_a_key_of_small_order_gets_no_partial(worker: SimWorker) -> None:
