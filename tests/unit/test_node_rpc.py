@@ -342,7 +342,7 @@ def test_subscriptions_of_a_connection_are_bounded(node: chain.RunningNode) -> N
 
 
 def test_who_does_not_read_is_dropped(node: chain.RunningNode) -> None:
-    asked = json.dumps([{"id": 1, "method": "state_getMetadata"}] * 110).encode()  # 10 MB back
+    asked = json.dumps([{"id": 1, "method": "state_getMetadata"}] * 60).encode()  # 10 MB back
     frame = b"\x81\xfe" + len(asked).to_bytes(2, "big") + bytes(4) + asked  # masked by zeros
     with closing(plain(node)) as peer:
         peer.sendall(
