@@ -1,5 +1,6 @@
 """The index for people, and what is asked of it: `phala_*` at a node's door."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from phala.crypto.hashes import blake2_256
 from phala.node.engines.opening import runtimes_of, store_of
 from phala.node.index import INDEX_FOLDER, NAMED, OUTSIDE, SIGNER, Entry, Index, Place
 from phala.node.indexer import EVENTS_KEY, Indexer, Reading
+from phala.node.main import open_node
 from phala.node.store import Store
 from phala.node.words import Words
 from phala.primitives.types import PHA, BlockNumber, Hash
@@ -291,4 +293,34 @@ def test_events_are_read_as_an_independent_reader_of_metadata_reads_them(
             with pytest.raises(Malformed):
                 list(words.events(events[:cut]))
     assert seen > TRANSFERS
+    store.close()
+
+
+def test_a_late_index_has_what_was_pruned_without_outcomes_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phala.node.chain.WINDOW_BLOCKS", 4)
+    node, solo, _ = open_node(tmp_path, chain.prepare(tmp_path), archive=False)
+
+    async def write() -> None:
+        for _ in range(20):
+            await solo.write()
+
+    asyncio.run(write())
+    store = node.chain.store
+    assert store.oldest > 1
+    indexer = Indexer(store, Index(tmp_path / INDEX_FOLDER), node.runtimes)
+    while indexer.step():
+        pass
+    mark = indexer.index.mark()
+    assert mark is not None
+    assert (mark.first, mark.number) == (1, store.finalized)
+    assert mark.eventless == store.oldest - 1, "from there on all is known"
+    for number in range(1, store.finalized + 1):
+        (time,) = store.body(BlockNumber(number))
+        place = indexer.index.place(Hash(blake2_256(time)))
+        assert place is not None
+        assert (place.number, place.index) == (number, 0)
+        assert place.known == place.success == (number >= store.oldest)
+    indexer.index.close()
     store.close()
