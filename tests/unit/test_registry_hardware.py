@@ -4,13 +4,16 @@ import random
 from dataclasses import fields, replace
 from functools import cache, partial
 from hashlib import sha256
+from typing import Any
 
 import pytest
+from tests.unit.attesting import index, intel, read
 from tests.unit.hardware import RUNTIME_ID, Ground, ground, host_table
 
 from phala.attest import DEV
 from phala.errors import Invalid
 from phala.frame import Root, Unsigned
+from phala.messages.collateral import INTEL_ITEMS
 from phala.messages.registration import (
     PURPOSE_REGISTER,
     Device,
@@ -23,13 +26,14 @@ from phala.messages.state import WORKER_ACTIVE
 from phala.messages.types import WorkerId
 from phala.pallets.registry.errors import PolicyRefused
 from phala.pallets.registry.records import Signer
-from phala.primitives.types import BlockNumber, Hash
+from phala.primitives.types import BlockNumber, Hash, Moment
 from phala.runtime import GenesisConfig, InvalidTransaction, Problem
 from phala.runtime.world import World
 from phala.tee.platform import ReportData
 from phala.tee.simulated import SimulatedPlatform, measure
 from phala.tee.simulated_key import SimulatedKey
 from phala.testing import p384_pki
+from phala.testing.chain import MemoryChain
 from phala.testing.intel_pki import TD_PLAIN
 from phala.testing.vendors import Hardware, Vendors, submit_amd, submit_intel
 from phala.testing.worker import WorkerKeys, register_extrinsic
@@ -440,3 +444,40 @@ def test_a_gpu_without_kept_manifests_is_refused(site: Ground) -> None:
     for manifests in ((), hashes, hashes[:1]):
         extrinsic = with_devices(worker, site, (gpu(nonce, manifests),))
         assert refused(site, extrinsic) == DEVICES_REFUSED
+
+
+# ---- genuine evidence
+
+
+def genuine() -> list[dict[str, Any]]:
+    return [
+        each
+        for each in index()["intel_dcap"]
+        if each["ok"] and each["status"] == "UpToDate" and each["collateral"]
+    ]
+
+
+def test_genuine_quotes_pass_all_but_what_binds_them_to_another_worker() -> None:
+    """Intel's own roots, the chain's collateral: only their report data is not this worker's."""
+    judged = 0
+    for case in genuine():
+        items = {
+            name: item for name, item in intel(case["collateral"]).items() if name in INTEL_ITEMS
+        }
+        config = GenesisConfig.hardware(
+            authority=b"a" * 32, measurements=(b"m",), runtime_id=RUNTIME_ID
+        )
+        chain = MemoryChain(config)
+        chain.now = Moment(case["now"] * 1000)
+        chain.block()
+        chain.block(submit_intel(items))
+        site = Ground(chain, Vendors())
+        worker = site.worker(Hardware(site.vendors.tdx))
+        body = worker.registration(chain.header)
+        quote = read(case["quote"])
+        tee = 1 if int.from_bytes(quote[:2], "little") == 3 else 2
+        theirs = replace(body, evidence=Evidence(tee, quote))
+
+        assert refused(site, register_extrinsic(worker.signed(theirs))) == REPORT_DATA
+        judged += 1
+    assert judged >= 7
