@@ -280,6 +280,10 @@ def test_a_node_serves_what_was_restored_and_says_what_it_has_not(tmp_path: Path
     node = nodes.start(tmp_path / "second", tmp_path / "second" / "spec.json")
     try:
         assert node.genesis == "0x" + genesis.hex()
+        assert run("status", str(tmp_path / "second"))["running"]
+        told = run("status", "--url", node.websocket)
+        assert (told["genesis"], told["specVersion"]) == (node.genesis, 1)
+        assert told["head"] >= BLOCKS - 1
         assert ask(node.http, "chain_getBlockHash", 0) == node.genesis
         assert ask(node.http, "chain_getBlockHash", 1) is None
         last = ask(node.http, "chain_getBlockHash", BLOCKS - 1)
@@ -374,4 +378,5 @@ def test_the_commands_do_it_from_the_outside(tmp_path: Path) -> None:
     altered(Path(other) / "db", "flat", 5)
     assert "root" in run("check", other, code=65).what
     run("status", str(tmp_path / "nothing"), code=75)
+    run("status", code=65)
     run("check", str(tmp_path / "nothing"), code=65)

@@ -1,5 +1,6 @@
 """`phala node`: a node's folder, checked and moved; specs and releases."""
 
+import asyncio
 import json
 import sys
 import time
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -27,6 +28,7 @@ from phala.node.tools.status import status_of
 from phala.node.verifiers import Verifiers
 from phala.primitives.types import Hash
 from phala.runtime import Runtime
+from phala.sdk.rpc import Rpc
 
 QUIET_S: Final = 2.0  # before the first word of progress
 EVERY_S: Final = 1.0
@@ -108,25 +110,63 @@ def _store(folder: Path, *, reader: bool) -> Iterator[Store]:
 
 
 @node.command()
-@folder_argument
+@click.argument(
+    "folder", metavar="[DIR]", required=False, type=click.Path(file_okay=False, path_type=Path)
+)
+@click.option("--url", metavar="ws://…", help="Ask a running node instead.")
 @json_option
-def status(*, folder: Path, as_json: bool) -> None:
-    """Show height, finality, what is kept, and sizes.
+def status(*, folder: Path | None, url: str | None, as_json: bool) -> None:
+    """Show height, finality, what is kept, and sizes: of a folder, or of a node that answers.
 
-    Example: phala node status ~/.phala/dev/node
+    Examples: phala node status ~/.phala/dev/node; phala node status --url ws://127.0.0.1:9944
     """
-
-    found = status_of(folder)
-    lines = [
-        f"genesis   {found['genesis']}",
-        f"node      {'running' if found['running'] else 'stopped'}, peers {found['peers']}",
-        f"head      {found['head']} {found['headHash']}",
-        f"finalized {found['finalized']} {found['finalizedHash']}",
-        f"states    from block {found['oldestState']} on ({found['pruning']})",
-        f"keys      {found['keys']:,} in the flat table",
-        f"disk      {found['bytes']:,} bytes",
-    ]
+    if (folder is None) == (url is None):
+        raise Invalid("a folder or an address is wanted", mend="give DIR, or --url, and one alone")
+    if url is not None:
+        found = asyncio.run(_asked(url))
+        lines = [
+            f"genesis   {found['genesis']}  {found['chain']}",
+            f"node      running, peers {found['peers']}, {found['pending']} transactions wait",
+            f"head      {found['head']} {found['headHash']}",
+            f"finalized {found['finalized']} {found['finalizedHash']}",
+            f"runtime   {found['specName']} {found['specVersion']}",
+        ]
+    else:
+        assert folder is not None
+        found = status_of(folder)
+        lines = [
+            f"genesis   {found['genesis']}",
+            f"node      {'running' if found['running'] else 'stopped'}, peers {found['peers']}",
+            f"head      {found['head']} {found['headHash']}",
+            f"finalized {found['finalized']} {found['finalizedHash']}",
+            f"states    from block {found['oldestState']} on ({found['pruning']})",
+            f"keys      {found['keys']:,} in the flat table",
+            f"disk      {found['bytes']:,} bytes",
+        ]
     show(found, "\n".join(lines), as_json=as_json)
+
+
+async def _asked(url: str) -> dict[str, Any]:
+    async with Rpc(url) as rpc:
+        health, pending = (
+            await rpc.call("system_health"),
+            await rpc.call("author_pendingExtrinsics"),
+        )
+        head, final = await rpc.call("chain_getHead"), await rpc.call("chain_getFinalizedHead")
+        version = await rpc.call("state_getRuntimeVersion")
+        return {
+            "chain": await rpc.call("system_chain"),
+            "genesis": await rpc.call("chain_getBlockHash", 0),
+            "running": True,
+            "head": int((await rpc.call("chain_getHeader", head))["number"], 16),
+            "headHash": head,
+            "finalized": int((await rpc.call("chain_getHeader", final))["number"], 16),
+            "finalizedHash": final,
+            "peers": health["peers"],
+            "pending": len(pending),
+            "specName": version["specName"],
+            "specVersion": version["specVersion"],
+        }
 
 
 @node.command()
@@ -138,7 +178,6 @@ def check(*, folder: Path, as_json: bool) -> None:
 
     Example: phala node check ~/.phala/dev/node
     """
-
     with _store(folder, reader=True) as store, progress() as tell:
         report = checking.check(store, tell)
         indexed = check_index(store, folder, tell)
@@ -170,7 +209,6 @@ def export_blocks(
 
     Example: phala node export ~/.phala/dev/node chain.blocks --to 1000
     """
-
     with _store(folder, reader=True) as store, progress() as tell:
         done = export_chain(store, file, first=first, last=last, progress=tell)
     text = f"blocks {done.first} to {done.last}, {done.finalized} with a justification, in {file}"
@@ -202,7 +240,6 @@ def import_blocks(
 
     Example: phala node import DIR chain.blocks --spec spec.json
     """
-
     spec = load_chain_spec(spec_path)
     runtimes = Runtimes(Runtime(), folder / "runtimes")
     for each in releases:
@@ -237,7 +274,6 @@ def revert(*, folder: Path, number: int, as_json: bool) -> None:
 
     Example: phala node revert ~/.phala/dev/node 1200
     """
-
     with _store(folder, reader=False) as store:
         gone = reverting.revert(store, number)
     show({"head": number, "reverted": gone}, f"{gone} blocks less; head {number}", as_json=as_json)
@@ -253,7 +289,6 @@ def snapshot(*, folder: Path, file: Path, at: int | None, as_json: bool) -> None
 
     Example: phala node snapshot ~/.phala/dev/node chain.state
     """
-
     with _store(folder, reader=True) as store, progress() as tell:
         taken = take_snapshot(store, file, at=at, progress=tell)
     _show_snapshot(taken, as_json=as_json)
@@ -269,7 +304,6 @@ def restore(*, folder: Path, file: Path, genesis: str, as_json: bool) -> None:
 
     Example: phala node restore DIR chain.state --genesis 0x…
     """
-
     with progress() as tell:
         done = restore_snapshot(file, folder, Hash(_hash_bytes(genesis)), progress=tell)
     _show_snapshot(done, as_json=as_json)
@@ -291,7 +325,6 @@ def spec(*, spec_path: Path, raw: bool) -> None:
 
     Example: phala node spec ~/.phala/dev/spec.json --raw > raw.json
     """
-
     found = load_chain_spec(spec_path)
     made = found.genesis(Runtime())
     named = {**found.document, "genesisHash": "0x" + made.hash.hex()}
@@ -309,7 +342,6 @@ def release(*, file: Path, as_json: bool) -> None:
 
     Example: phala node release phala-2.phala
     """
-
     found = own_release(Runtime().manifest)
     save_release(found, file)
     text = found.pinned.encode()
