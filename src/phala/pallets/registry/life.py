@@ -83,7 +83,7 @@ def standing(registry: "PhalaRegistry", info: WorkerInfo) -> tuple[int, int]:
     of = collateral_of(info)
     if of is not None and info.number < registry.collateral.least_number(of):
         return WORKER_SUSPENDED, REASON_FLOOR
-    later = [each for each in registry.policy_changes.get() if info.attested_at < each.at]
+    later = [each for each in registry.policy_changes.get() if info.attested_at <= each.at]
     if any(each.effective_at <= now for each in later):
         return WORKER_SUSPENDED, REASON_POLICY
     if info.attested_at + registry.attestation_age_ms_max.get() < now:
@@ -238,7 +238,7 @@ def _front(registry: "PhalaRegistry", ends: Ends) -> Attested | None:
         return None
     now = registry.clock.time()
     changed = any(
-        front.at < each.at and each.effective_at <= now for each in registry.policy_changes.get()
+        front.at <= each.at and each.effective_at <= now for each in registry.policy_changes.get()
     )
     old = front.at + registry.attestation_age_ms_max.get() < now
     return front if changed or old else None

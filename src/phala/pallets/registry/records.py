@@ -218,7 +218,7 @@ class Attested:
 
 @dataclass(frozen=True, slots=True)
 class PolicyChange:
-    """Who was judged before `at` must be judged anew until `effective_at`."""
+    """Who was judged before `at`, or in its block, must be judged anew until `effective_at`."""
 
     at: Moment
     effective_at: Moment
