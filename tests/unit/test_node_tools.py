@@ -368,6 +368,10 @@ def test_the_commands_do_it_from_the_outside(tmp_path: Path) -> None:
     assert run("check", folder)["genesis"] == found["genesis"]
     assert run("export", folder, blocks)["last"] == BLOCKS
     assert run("import", other, blocks, "--spec", spec)["executed"] == BLOCKS
+    assert run("spec", spec)["genesisHash"] == found["genesis"]
+    assert len(run("spec", spec, "--raw")["genesis"]["raw"]["top"]) > 20
+    released = run("release", str(tmp_path / "own.phala"))
+    assert bytes.fromhex(released["manifest"][2:]).startswith(b"phala runtime manifest 1\n")
     assert run("revert", other, str(BLOCKS - 1))["reverted"] == 1
     assert "finalized" in run("revert", other, "3", code=77).what
     state = str(tmp_path / "state")

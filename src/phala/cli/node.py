@@ -118,7 +118,7 @@ def _store(folder: Path, *, reader: bool) -> Iterator[Store]:
 def status(*, folder: Path | None, url: str | None, as_json: bool) -> None:
     """Show height, finality, what is kept, and sizes: of a folder, or of a node that answers.
 
-    Examples: phala node status ~/.phala/dev/node; phala node status --url ws://127.0.0.1:9944
+    Example: phala node status ~/.phala/dev/node, or phala node status --url ws://127.0.0.1:9944
     """
     if (folder is None) == (url is None):
         raise Invalid("a folder or an address is wanted", mend="give DIR, or --url, and one alone")
@@ -320,7 +320,8 @@ def _show_snapshot(found: Snapshot, *, as_json: bool) -> None:
 @node.command()
 @click.argument("spec_path", metavar="SPEC", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--raw", is_flag=True, help="With the state of block 0 itself.")
-def spec(*, spec_path: Path, raw: bool) -> None:
+@json_option
+def spec(*, spec_path: Path, raw: bool, as_json: bool) -> None:
     """Print a spec that names its genesis hash; with `--raw`, one that any release reads alike.
 
     Example: phala node spec ~/.phala/dev/spec.json --raw > raw.json
@@ -328,7 +329,8 @@ def spec(*, spec_path: Path, raw: bool) -> None:
     found = load_chain_spec(spec_path)
     made = found.genesis(Runtime())
     named = {**found.document, "genesisHash": "0x" + made.hash.hex()}
-    click.echo(json.dumps(raw_document(found, made) if raw else named, indent=2))
+    document = raw_document(found, made) if raw else named
+    show(document, json.dumps(document, indent=2), as_json=as_json)
 
 
 @node.command()

@@ -328,8 +328,8 @@ class Store:
         if number < self.finalized:
             raise Refused(
                 f"block {self.finalized} is finalized, so the chain does not go back to {number}",
-                mend="begin another chain with the state of that block as its genesis: "
-                f"phala node spec --raw --at {number}",
+                mend="what is final stays; begin another chain instead: another spec, and an "
+                "empty folder",
             )
         tables = self._tables
         with self._writing() as transaction:
