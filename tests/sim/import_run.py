@@ -16,10 +16,10 @@ from phala.node.store import Store
 from phala.node.tools.chainfile import import_chain
 from phala.runtime import Runtime
 
-chains.WINDOW_BLOCKS = 4  # type: ignore[misc] # so that blocks are folded into the flat table while it is killed
-
 
 def main() -> None:
+    # So that blocks are folded into the flat table while it is killed.
+    chains.WINDOW_BLOCKS = 4  # type: ignore[misc] # of this process alone
     spec, file = load_chain_spec(Path(sys.argv[1])), Path(sys.argv[2])
     runtimes = Runtimes(Runtime())
     spec.genesis(runtimes.own)  # what it derives once, before the lives begin
