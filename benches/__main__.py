@@ -9,13 +9,14 @@ from phala.node.compiled import use_compiled
 
 use_compiled()  # before anything of it is imported
 
-from benches import attest, engine, query, registrations, transfers  # noqa: E402
+from benches import attest, engine, execution, query, registrations, transfers  # noqa: E402
 from benches.report import Figure, line_of, machine, placed, table  # noqa: E402
 
 README = Path(__file__).parents[1] / "README.md"
 BENCHES: dict[str, Callable[..., Iterator[Figure]]] = {
     "attest": attest.run,
     "engine": engine.run,
+    "execution": execution.run,
     "query": query.run,
     "registrations": registrations.run,
     "transfers": transfers.run,
