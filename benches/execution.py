@@ -138,7 +138,8 @@ def measure(accounts: int, transfers: int, rounds: int) -> dict[str, Any]:
 
         def root(changes: Any) -> Hash:
             took["root"], after = timed(lambda: trie.update(changes, state))  # noqa: B023
-            return after.root
+            found: Hash = after.root
+            return found
 
         took["apply"], _ = timed(execute)
         whole, sealed = timed(lambda: builder.seal(root))  # noqa: B023
