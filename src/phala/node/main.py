@@ -37,6 +37,7 @@ from phala.node.verifiers import Batches, Verifiers
 LOG: Final = logging.getLogger("phala.node")
 PORT: Final = 9944  # Substrate's
 STOP_S_MAX: Final = 2  # for connections to end
+RESUME_S_MAX: Final = 2.0  # of the journal, before the node says that it serves
 BACKLOG: Final = 512
 KEEP_ALIVE_S: Final = 75
 OWN_FILES_MAX: Final = 64  # beside connections
@@ -147,6 +148,8 @@ async def serve(
     assert node.signatures is not None
     verifying = asyncio.create_task(node.signatures.run())
     resuming = asyncio.create_task(journal.submit_again())
+    # So that the first nonce that a client is told is after those that wait.
+    await asyncio.wait({resuming}, timeout=RESUME_S_MAX)
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     ready = {
