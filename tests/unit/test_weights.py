@@ -19,7 +19,7 @@ from phala.runtime.weighing import CASE_HEIGHT, CASES, FUNDS, bench_account, cal
 from phala.runtime.world import CALLS, PALLETS, World
 
 # Their pallets say what they weigh: evidence and upgrades are judged by what they hold.
-BY_THEIR_PALLET = {"PhalaMq", "PhalaRegistry", "PhalaPhatContracts", "PhalaCollateral"}
+BY_THEIR_PALLET = {"PhalaMq", "PhalaRegistry", "PhalaPhatContracts", "PhalaCollateral", "Dev"}
 UNMEASURED = {
     *(("System", name) for name in ("set_code", "set_code_without_checks")),
     *(("System", name) for name in ("authorize_upgrade", "authorize_upgrade_without_checks")),

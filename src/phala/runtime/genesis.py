@@ -254,6 +254,8 @@ def genesis_state(config: GenesisConfig, code: bytes, verifier: Verifier) -> dic
     registry.gatekeeper_seats.put(Seats(config.gatekeeper_seats, config.gatekeeper_threshold))
     for cluster in config.clusters:
         world.contracts.found(cluster.id, cluster.owner, k=cluster.k, seats=cluster.seats)
+    if config.chain_type == DEVELOPMENT:
+        world.dev.is_dev.put(True)  # noqa: FBT003 - the value itself
     block.state.put(CODE_KEY, code)
     return {key: value for key, value in block.state.changes() if value is not None}
 

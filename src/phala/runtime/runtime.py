@@ -86,11 +86,10 @@ class Validator:
         Raises:
             InvalidTransaction: it cannot be in a block after this parent.
         """
-        del source  # one's own are judged like others'
         decoded = decoded or decode(extrinsic)
         by = decoded.extrinsic.signature
         if by is None:
-            return validate_bare(self._world, decoded.call)
+            return validate_bare(self._world, decoded.call, source)
         return validate_signed(self._world, decoded, by, check_signature=check_signature)
 
     def signature_check(

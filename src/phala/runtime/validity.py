@@ -12,7 +12,7 @@ from phala.frame import AccountInfo, Call, DispatchClass, PalletError, TokenErro
 from phala.messages.collateral import ISSUE_KEY, AmdItems, IntelItems, IssueKey
 from phala.messages.payloads.enclave import SignedMessage
 from phala.messages.registration import SignedRegistration
-from phala.pallets import collateral, mq, registry
+from phala.pallets import collateral, dev, mq, registry
 from phala.pallets.balances import ensure_withdrawable
 from phala.pallets.registry import errors as registry_errors
 from phala.primitives.extrinsic import (
@@ -23,7 +23,13 @@ from phala.primitives.extrinsic import (
     signing_payload,
 )
 from phala.primitives.types import AccountId, Balance, Hash
-from phala.runtime.outcome import InvalidTransaction, Problem, SignatureCheck, ValidTransaction
+from phala.runtime.outcome import (
+    InvalidTransaction,
+    Problem,
+    SignatureCheck,
+    Source,
+    ValidTransaction,
+)
 from phala.runtime.version import (
     NORMAL_REF_TIME_MAX,
     SPEC_VERSION,
@@ -41,7 +47,10 @@ NO_ACCOUNT_ID: Final = AccountId(bytes(32))
 SYNC_MESSAGE: Final = (84, 20)
 REGISTER: Final = (85, 20)
 SUBMIT_INTEL, SUBMIT_AMD, SUBMIT_MANIFEST = (87, 0), (87, 1), (87, 2)
-BARE_CALLS: Final = (SYNC_MESSAGE, REGISTER, SUBMIT_INTEL, SUBMIT_AMD, SUBMIT_MANIFEST)
+DISPATCH_AS: Final = (255, 0)  # on development networks alone
+BARE_CALLS: Final = (
+    SYNC_MESSAGE, REGISTER, SUBMIT_INTEL, SUBMIT_AMD, SUBMIT_MANIFEST, DISPATCH_AS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,17 +215,20 @@ def nonce_tag(who: AccountId, nonce: int) -> bytes:
 # ---- bare
 
 
-def validate_bare(world: World, call: Call) -> ValidTransaction:
-    """Enclaves' own: checked by signature and sequence, or by evidence."""
+def validate_bare(world: World, call: Call, source: Source) -> ValidTransaction:
+    """Enclaves' own: checked by signature and sequence, or by evidence. And what a development
+    network's owner asks of its own node."""
     place = call.pallet, call.index
     if call.info.dispatch_class == DispatchClass.MANDATORY:
         raise InvalidTransaction(Problem.MANDATORY_VALIDATION, mend="leave it to the author")
-    if place not in BARE_CALLS:
+    if place not in BARE_CALLS or (place == DISPATCH_AS and source is Source.EXTERNAL):
         raise InvalidTransaction(
             Problem.NO_UNSIGNED_VALIDATOR, mend="sign the extrinsic with an account"
         )
-    (argument,) = call.arguments
     try:
+        if place == DISPATCH_AS:
+            return _dev_order(world, call)
+        (argument,) = call.arguments
         if isinstance(argument, SignedMessage):
             return _message_order(argument, world.mq.check(argument))
         tag = _bare_tag(world, argument)
@@ -242,6 +254,19 @@ def _bare_tag(world: World, argument: object) -> bytes:
             return b"manifest" + world.collateral.check_manifest(argument)
 
 
+def _dev_order(world: World, call: Call) -> ValidTransaction:
+    sequence = call.arguments[0]
+    ahead = world.dev.check(sequence)
+    if call.info.weight.ref_time + BASE_REF_TIME > NORMAL_REF_TIME_MAX:
+        raise InvalidTransaction(Problem.EXHAUSTS_RESOURCES, mend="ask less at once")
+    before = (dev_tag(sequence - 1),) if ahead else ()
+    return ValidTransaction(BARE_PRIORITY, before, (dev_tag(sequence),), BARE_LONGEVITY)
+
+
+def dev_tag(sequence: int) -> bytes:
+    return b"dev" + sequence.to_bytes(8, "little", signed=True)
+
+
 def _message_order(message: SignedMessage, ahead: int) -> ValidTransaction:
     worker, sequence = message.body.worker, message.body.sequence
     before, this = (
@@ -256,12 +281,14 @@ def invalid_bare(error: PhalaError) -> InvalidTransaction:
     cause = error.__cause__
     why = error.what + (f": {cause}" if isinstance(cause, PhalaError) else "")
     match error:
-        case mq.SequencePassed():
+        case mq.SequencePassed() | dev.SequencePassed():
             problem, custom = Problem.STALE, 0
-        case mq.SequenceTooFar():
+        case mq.SequenceTooFar() | dev.SequenceTooFar():
             problem, custom = Problem.FUTURE, 0
         case mq.NotSignedByWorker() | registry_errors.NotSignedByWorker():
             problem, custom = Problem.BAD_PROOF, 0
+        case dev.NotADevChain():
+            problem, custom = Problem.NO_UNSIGNED_VALIDATOR, 0
         case _:
             problem, custom = Problem.CUSTOM, error_number(error)
     return InvalidTransaction(problem, mend=error.mend, custom=custom, why=why)

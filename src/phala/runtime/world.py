@@ -30,6 +30,7 @@ from phala.pallets.authorities import Authorities
 from phala.pallets.balances import HOLD_PREIMAGE, Balances
 from phala.pallets.collateral import PhalaCollateral
 from phala.pallets.collateral import Verifier as CollateralVerifier
+from phala.pallets.dev import Dev
 from phala.pallets.grandpa import Grandpa
 from phala.pallets.identity import Identity
 from phala.pallets.mq import PhalaMq
@@ -78,6 +79,7 @@ PALLETS: Final[Mapping[int, type[Pallet]]] = MappingProxyType(
         85: PhalaRegistry,
         86: PhalaPhatContracts,
         87: PhalaCollateral,
+        255: Dev,
     }
 )
 CALLS: Final = Calls(PALLETS, declared())
@@ -131,6 +133,7 @@ class World:
         self.contracts = PhalaPhatContracts(
             block, chain=self.system, bus=self.mq, workers=self.registry
         )
+        self.dev = Dev(block, dispatcher=self)
         self.pallets: dict[int, Pallet] = {
             0: self.system,
             3: self.timestamp,
@@ -150,6 +153,7 @@ class World:
             85: self.registry,
             86: self.contracts,
             87: self.collateral,
+            255: self.dev,
         }
 
     # ---- hooks, in the order of the numbers
