@@ -1,5 +1,6 @@
 """A runtime upgrade at a height: the release before and the one after, side by side."""
 
+import asyncio
 import json
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from websockets.sync.client import ClientConnection, connect
 from phala.crypto.hashes import blake2_256
 from phala.frame.manifest import Manifest
 from phala.node.chain import Chain
+from phala.node.engines.author import Handed
+from phala.node.main import open_node
 from phala.node.runtimes.archive import load_release
 from phala.node.runtimes.table import OtherRelease, Runtimes
 from phala.node.spec import ChainSpec, ensure_begun, load_chain_spec
@@ -24,7 +27,7 @@ from phala.node.store import Store
 from phala.node.tools.chainfile import export_chain, import_chain
 from phala.node.tools.check import check
 from phala.primitives.keys import storage_prefix
-from phala.primitives.types import PHA, BlockNumber, Hash
+from phala.primitives.types import PHA, BlockNumber, Hash, Moment
 from phala.runtime import CODE_KEY, DEV_ACCOUNTS
 from phala.runtime.version import RUNTIME_VERSION
 from phala.trie import State
@@ -180,6 +183,51 @@ def test_the_whole_chain_is_executed_again_from_genesis_by_each_blocks_release(
     store.close()
 
 
+def test_what_waits_over_the_upgrade_is_judged_by_the_release_that_makes_its_block(
+    tmp_path: Path, second: Second
+) -> None:
+    """Signed for the version before, it is invalid: no peer would take a block with it."""
+    spec = prepared(tmp_path, second)
+    node, solo, _ = open_node(tmp_path, spec, archive=False)
+    node.runtimes.add(second.archive)
+    genesis, moment = node.chain.genesis, Moment(1_800_000_000_000)
+
+    def sent(name: str, nonce: int, call: bytes, version: int = 1) -> bytes:
+        data = signed(genesis, name, nonce, call, spec_version=version)
+        node.submit(data)
+        return data
+
+    def hand(count: int) -> None:
+        solo.author.hand(solo._handover.next())
+        solo.author.execute(moment, count=count)
+
+    early = sent("Bob", 1, transfer(BOB, PHA))  # in the future of another
+    sent("Alice", 0, upgrade_call(second))
+    hand(1)
+    late = sent("Charlie", 0, transfer(BOB, PHA))
+    hand(0)  # waits beside the block that upgrades
+    solo.author.write(moment)
+    assert len(node.chain.store.body(BlockNumber(1))) == 2
+    assert blake2_256(late) in node.pool
+    solo._handover.end_block()
+    assert blake2_256(early) not in node.pool
+    assert blake2_256(late) not in node.pool
+    solo.author.hand([Handed(late, 1 << 63)], seen=0)  # as if it was on its way meanwhile
+    assert solo.author._waiting.pop().valid_till == 0
+    current = sent("Bob", 0, transfer(BOB, PHA), 2)
+    for _ in range(2):
+        asyncio.run(solo.write())
+
+    assert current in node.chain.store.body(BlockNumber(2))
+    export_chain(node.chain.store, tmp_path / "blocks", last=2)
+    other = Store(tmp_path / "other" / "db")
+    import_chain(other, tmp_path / "blocks", load_chain_spec(spec), node.runtimes)
+    assert other.head() == node.chain.header(BlockNumber(2))
+    other.close()
+    node.runtimes.close()
+    node.chain.store.close()
+
+
 # ---- a node's process
 
 
@@ -191,11 +239,13 @@ def prepared(folder: Path, second: Second) -> Path:
     return spec
 
 
-def apply_upgrade(url: str, genesis: str, second: Second) -> None:
+def upgrade_call(second: Second) -> bytes:
     code = second.manifest.encode()
-    size = (len(code) << 2 | 1).to_bytes(2, "little")
-    call = bytes([0, 11]) + size + code
-    data = signed(Hash(bytes.fromhex(genesis[2:])), "Alice", 0, call)
+    return bytes([0, 11]) + (len(code) << 2 | 1).to_bytes(2, "little") + code
+
+
+def apply_upgrade(url: str, genesis: str, second: Second) -> None:
+    data = signed(Hash(bytes.fromhex(genesis[2:])), "Alice", 0, upgrade_call(second))
     ask(url, "author_submitExtrinsic", "0x" + data.hex())
 
 

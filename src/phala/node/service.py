@@ -15,7 +15,7 @@ from phala.node.runtimes.table import AnyRuntime, AnyValidator, Runtimes
 from phala.node.verifiers import Batches, bad_signature
 from phala.primitives.header import Header
 from phala.primitives.types import BlockNumber, Hash, Moment
-from phala.runtime import InvalidTransaction, Problem, Source, Validator, decode
+from phala.runtime import CODE_KEY, InvalidTransaction, Problem, Source, Validator, decode
 from phala.trie import State
 
 LOG: Final = logging.getLogger("phala.node")
@@ -67,6 +67,7 @@ class Node:
         self._checking: dict[Hash, None] = {}  # whose signatures are being verified
         self._checking_bytes = 0
         self._validator: AnyValidator | None = None  # of the present head
+        self._other_rules = False  # the head's state names another release than its parent's
         self.started = time.monotonic()
         self._listeners: dict[int, Listener] = {}
         self._watchers: dict[Hash, dict[int, Listener]] = {}
@@ -246,8 +247,12 @@ class Node:
         self.tell_changes(self.pool.remove(found, Status.INVALID))
 
     def revalidate(self) -> None:
-        """Look again at what has waited as long as it said that it is valid."""
-        for old in self.pool.stale(self.chain.head.number):
+        """Look again at what has waited as long as it said that it is valid; at all of it where
+        another release makes the next block: it reads the bytes and what was signed otherwise."""
+        pool = self.pool
+        old_ones = pool.every() if self._other_rules else pool.stale(self.chain.head.number)
+        self._other_rules = False
+        for old in old_ones:
             try:
                 again = self._validated(old.data, old.hash, Source.EXTERNAL)
             except InvalidTransaction as refusal:
@@ -258,13 +263,14 @@ class Node:
                 self._validator = None
                 self.tell_changes(self.pool.remove(old.hash, Status.INVALID))
             else:
-                self.pool.renew(old.hash, again.valid_till)
+                self.pool.renew(old.hash, again.valid_till, again.decoded)
 
     # ---- blocks
 
     def included(self, header: Header, keys: frozenset[bytes], taken: list[Pooled]) -> None:
         """A block was written, with these of the pool in it."""
         self._validator = None
+        self._other_rules |= CODE_KEY in keys
         block = header.hash()
         self.tell(NewHead(header, block, keys))
         for each in taken:

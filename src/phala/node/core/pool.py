@@ -342,11 +342,14 @@ class Pool:
             if till <= number and found in pool
         ]
 
-    def renew(self, found: Hash, valid_till: int) -> None:
+    def every(self) -> list[Pooled]:
+        return [*self._ready.values(), *self._future.values()]
+
+    def renew(self, found: Hash, valid_till: int, decoded: Any = None) -> None:
         """It is still valid."""
         for pool in (self._ready, self._future):
             if found in pool:
-                pool[found] = replace(pool[found], valid_till=valid_till)
+                pool[found] = replace(pool[found], valid_till=valid_till, decoded=decoded)
                 self._mortal[found] = valid_till
 
     # ---- into a block

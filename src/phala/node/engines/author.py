@@ -7,16 +7,17 @@ number. Finality lags the head by a block: clients that hear of both at once los
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from phala.crypto.signatures import Keypair
 from phala.errors import Refused
 from phala.finality import Authority
 from phala.node.chain import Growth
+from phala.node.tools.revert import revert
 from phala.node.writer import Spoilt, Writer, can_finalize
 from phala.primitives.types import BlockNumber, Moment
-from phala.runtime import Decoded, InvalidTransaction, Problem
+from phala.runtime import CODE_KEY, Decoded, InvalidTransaction, Problem
 
 LOG: Final = logging.getLogger("phala.node.author")
 WORK_S: Final = 0.5  # between two blocks while there is work
@@ -75,7 +76,18 @@ class Justified:
     justification: bytes
 
 
-News: TypeAlias = Executed | Written | Justified
+@dataclass(frozen=True, slots=True)
+class Reverted:
+    """The blocks above this one are gone, and so is all that was handed."""
+
+    number: BlockNumber
+
+
+News: TypeAlias = Executed | Written | Justified | Reverted
+
+
+def _outdated(each: Handed) -> Handed:
+    return replace(each, valid_till=0, decoded=None)
 
 
 def _broke() -> InvalidTransaction:
@@ -99,12 +111,18 @@ class Author:
         self._applied: list[Handed] = []  # in the open block, in order
         self._fallen: list[tuple[int, InvalidTransaction]] = []
         self._full_blocks = 0  # one after the other, that began with one that found no room
+        self._ruled_since = 0  # the last block whose state names another release than before
+        self.hold: BlockNumber | None = None  # nothing above it is finalized
         self.full = False  # the open block has no room for all that waits
         self.backlog = False  # the head had none
         chain = writer.chain
         self._work_on_top = len(chain.store.body(chain.head.number)) > 1
 
-    def hand(self, more: Iterable[Handed]) -> None:
+    def hand(self, more: Iterable[Handed], *, seen: int | None = None) -> None:
+        """`seen` is the head for which they were validated, where that may not be the present one.
+        What was signed for another release's rules goes back."""
+        if seen is not None and seen < self._ruled_since:
+            more = map(_outdated, more)
         self._waiting.extend(more)
 
     @property
@@ -199,9 +217,27 @@ class Author:
         growth = self.writer.seal(*self._keys)
         fallen, self._fallen, self._applied = tuple(self._fallen), [], []
         self.full = False
+        if any(key == CODE_KEY for key, _ in growth.changes):
+            self._ruled_since = growth.header.number
+            self._waiting = deque(map(_outdated, self._waiting))
         self._tell(Written(growth, fallen))
-        for number in range(chain.finalized + 1, parent.number + 1):
+        last = parent.number if self.hold is None else min(parent.number, self.hold)
+        for number in range(chain.finalized + 1, last + 1):
             self.finalize(BlockNumber(number))
+
+    def revert(self, number: BlockNumber) -> None:
+        """Forget the blocks above `number`, the open one, and all that waits."""
+        chain = self.writer.chain
+        self.writer.close()
+        self._waiting.clear()
+        self._applied, self._fallen = [], []
+        self.full = self.backlog = False
+        self._full_blocks = 0
+        revert(chain.store, number)
+        chain.shrink(number)
+        self._ruled_since = min(self._ruled_since, number)
+        self._work_on_top = len(chain.store.body(number)) > 1
+        self._tell(Reverted(number))
 
     def finalize(self, number: BlockNumber) -> None:
         """Sign a committed block, commit its justification, then tell of it."""

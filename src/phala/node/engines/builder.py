@@ -73,7 +73,7 @@ class Builder:
         data = self._front.recv(READ_BYTES)
         for kind, payload in self._frames.feed(data):
             if kind == wire.HAND:
-                self._author.hand(wire.decode_handed(payload))
+                self._author.hand(wire.decode_handed(payload), seen=self._chain.others_at)
             elif kind == wire.SEEN:
                 self._chain.others_at = wire.decode_number(payload)
             else:
