@@ -54,8 +54,40 @@ def test_each_version_product_and_kind_of_key_is_judged(
 
 
 def test_bergamo_is_of_genoas_root_and_has_floors_of_its_own() -> None:
-    report = AMD.report(cpuid=(0x19, 0xA0))
+    report = AMD.report(cpuid=(0x19, 0xA0, 2))
     assert judged(report).product == "bergamo"
+
+
+def test_stacked_cache_has_floors_of_its_own() -> None:
+    """A Genoa-X is stepping 2, and counts its microcode from another number."""
+    today = {**LEVELS, "ucode": 0x51}
+    vendor = SimulatedAmd(certified=today)
+    report = vendor.report(reported=today, committed=today, cpuid=(0x19, 0x11, 2))
+    verdict = judged(report, vendor)
+    assert (verdict.product, verdict.tcb_status) == ("genoa-x", TcbStatus.UP_TO_DATE)
+
+    plain = vendor.report(reported=today, committed=today, cpuid=(0x19, 0x11, 1))
+    with pytest.raises(TcbRefused, match="reported ucode 81"):
+        judged(plain, vendor)
+    old = {**LEVELS, "ucode": 0x50}
+    vendor = SimulatedAmd(certified=old)
+    with pytest.raises(TcbRefused, match=r"check 9.*81 of genoa-x"):
+        judged(vendor.report(reported=old, committed=old, cpuid=(0x19, 0x11, 2)), vendor)
+
+
+def test_who_excludes_a_line_excludes_all_of_its_products() -> None:
+    """One root certifies them: a Milan-X must not pass for what is no Milan."""
+    milan = SimulatedAmd("Milan")
+    floors = (*PRODUCTION.floors[:3], Floor("milan"), Floor("milan-x"))
+    lenient = replace(PRODUCTION, floors=floors)
+    for stepping, product in ((1, "milan"), (2, "milan-x")):
+        report = milan.report(cpuid=(0x19, 1, stepping))
+        with pytest.raises(PlatformRefused, match=f"check 10.*{product}"):
+            judged(report, milan, lenient)
+    without = replace(PRODUCTION, products_excluded=("genoa",))
+    for cpuid in ((0x19, 0x11, 1), (0x19, 0x11, 2), (0x19, 0xA0, 2)):
+        with pytest.raises(PlatformRefused, match="check 10"):
+            judged(AMD.report(cpuid=cpuid), policy=without)
 
 
 def test_the_root_is_pinned() -> None:
@@ -87,8 +119,18 @@ def test_a_vcek_without_its_chips_id_is_refused() -> None:
         judged(amd_key=SimulatedAmd(chip=None).key())
     with pytest.raises(EvidenceForged, match="of the chip"):
         judged(amd_key=SimulatedAmd(chip=bytes(64)).key())
-    with pytest.raises(EvidenceForged, match="of the chip"):
+    with pytest.raises(PlatformRefused, match=r"check 5.*masked"):
         judged(AMD.report(chip=bytes(64)))
+
+
+def test_a_masked_chip_is_told_under_a_vlek_and_nobody_can_block_it() -> None:
+    """AWS's reports are like this."""
+    vlek = SimulatedAmd(signer="VLEK")
+    verdict = judged(vlek.report(chip=bytes(64)), vlek)
+
+    assert verdict.platform_id == b""
+    assert any("no list can block it" in note for note in verdict.notes)
+    assert any("you believe the cloud" in note for note in verdict.notes)
 
 
 @pytest.mark.parametrize("part", ["bl", "tee", "snp", "ucode"])
@@ -154,9 +196,9 @@ def test_the_level_that_asked_counts() -> None:
 
 def test_a_report_of_another_processor_than_its_key_is_refused() -> None:
     with pytest.raises(EvidenceForged, match="of a Milan processor"):
-        judged(AMD.report(cpuid=(0x19, 1)))
+        judged(AMD.report(cpuid=(0x19, 1, 1)))
     with pytest.raises(PlatformRefused, match="unknown"):
-        judged(AMD.report(cpuid=(0x1B, 1)))
+        judged(AMD.report(cpuid=(0x1B, 1, 1)))
 
 
 def test_another_keys_signature_is_refused() -> None:

@@ -65,6 +65,12 @@ _PSS_SHA384: Final = (
 _PADDING: Final = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
 _COMMON_NAME: Final = "2.5.4.3"
 _BASIC_CONSTRAINTS: Final = "2.5.29.19"
+_KEY_USAGE: Final = "2.5.29.15"
+_SIGNS_CERTIFICATES, _SIGNS_LISTS = 1 << 2, 1 << 1  # RFC 5280, section 4.2.1.3: bits 5 and 6
+# What a reader that does not know a critical extension must do is refuse: RFC 5280, section 4.2.
+_CRITICAL_KNOWN: Final = (_BASIC_CONSTRAINTS, _KEY_USAGE)
+# Lists that are no whole ones: changes since another (delta), or of some certificates alone.
+_PARTIAL: Final = ("2.5.29.27", "2.5.29.28")
 _PEM: Final = re.compile(
     rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\r\n]*)-----END CERTIFICATE-----\s*"
 )
@@ -85,6 +91,7 @@ class Certificate:
     not_after: Moment
     spki: bytes
     extensions: Mapping[str, bytes]
+    critical: tuple[str, ...]  # of the extensions
 
     @property
     def common_name(self) -> str:
@@ -105,6 +112,30 @@ class Certificate:
             return False
         fields = der.sequence(der.read(body))
         return bool(fields) and fields[0].tag == der.BOOLEAN and der.boolean(fields[0])
+
+    @property
+    def cas_below_max(self) -> int:
+        """How many CAs may stand between it and a leaf."""
+        body = self.extensions.get(_BASIC_CONSTRAINTS, b"\x30\0")
+        numbers = [each for each in der.sequence(der.read(body)) if each.tag == der.INTEGER]
+        return der.integer(numbers[0]) if numbers else CHAIN_CERTIFICATES_MAX
+
+    @property
+    def signs_certificates(self) -> bool:
+        """Whether it may sign others, and its key may."""
+        return self.is_ca and self._may(_SIGNS_CERTIFICATES)
+
+    @property
+    def signs_lists(self) -> bool:
+        """Whether it may sign others, and its key may sign which of them are revoked."""
+        return self.is_ca and self._may(_SIGNS_LISTS)
+
+    def _may(self, usage: int) -> bool:
+        body = self.extensions.get(_KEY_USAGE)
+        if body is None:
+            return True
+        value = der.tagged(der.read(body), der.BIT_STRING).body
+        return len(value) > 1 and bool(value[1] & usage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +170,7 @@ def decode_certificate(data: bytes, *, bytes_max: int = CERTIFICATE_BYTES_MAX) -
     times = der.sequence(validity)
     if len(times) != 2:
         raise _malformed("a certificate without a begin and an end")
+    extensions, critical = _extensions(rest)
     return Certificate(
         der=data,
         tbs=tbs.whole,
@@ -150,7 +182,8 @@ def decode_certificate(data: bytes, *, bytes_max: int = CERTIFICATE_BYTES_MAX) -
         not_before=der.moment(times[0]),
         not_after=der.moment(times[1]),
         spki=der.tagged(spki, der.SEQUENCE).whole,
-        extensions=_extensions(rest),
+        extensions=extensions,
+        critical=critical,
     )
 
 
@@ -204,10 +237,19 @@ def decode_revocation_list(data: bytes) -> RevocationList:
         raise _malformed("a revocation list that names two signature algorithms")
     serials = []
     if rest and rest[0].tag == der.SEQUENCE:
-        for entry in der.parts(rest[0].body):
-            serials.append(der.integer(der.sequence(entry)[0] if entry.body else entry))
+        for entry in der.parts(rest.pop(0).body):
+            serials.append(_revoked(entry))
             if len(serials) > REVOKED_MAX:
                 raise _malformed(f"a revocation list of more than {REVOKED_MAX} entries")
+    if [each.tag for each in rest] not in ([], [0xA0]):
+        raise _malformed("a revocation list with other parts than entries and extensions")
+    named, critical = _named(der.sequence(der.read(rest[0].body)) if rest else ())
+    partial = [name for name in _PARTIAL if name in named]
+    if critical or partial:
+        raise _malformed(
+            f"a revocation list with the extension {(*partial, *critical)[0]}: it is not whole, or"
+            " says what cannot be left unread"
+        )
     return RevocationList(
         tbs=tbs.whole,
         algorithm=algorithm.whole,
@@ -289,12 +331,16 @@ def verify_chain(
 ) -> Certificate:
     """The first of a chain, whose last is the pinned root.
 
-    5. Each is signed by the next, whose name it gives as its issuer's, and which may sign; all are
-       valid at `now`; the last is `anchor`: SHA-256 of the root's public key, in hex. The root
-       signs itself: else what stands beside its key would be anyone's.
+    5. Each is signed by the next, whose name it gives as its issuer's, and which may sign, and that
+       deep; all are valid at `now`, and none says what must not be left unread; the last is
+       `anchor`: SHA-256 of the root's public key, in hex. The root signs itself: else what stands
+       beside its key would be anyone's.
     """
     if not 2 <= len(chain) <= CHAIN_CERTIFICATES_MAX:
         raise _malformed(f"a chain of {len(chain)} certificates")
+    unread = [name for each in chain for name in each.critical if name not in _CRITICAL_KNOWN]
+    if unread:
+        raise _malformed(f"a certificate whose extension {unread[0]} cannot be left unread")
     if spki_hash(chain[-1]) != anchor:
         raise AnchorRefused(
             f"the chain ends in the key {spki_hash(chain[-1])}, {vendor}'s root is {anchor}",
@@ -306,8 +352,10 @@ def verify_chain(
         what = f"certificate {index} of {vendor}'s chain"
         if each.issuer != issuer.subject:
             raise _forged(f"{what} was issued by another than the next certificate")
-        if not issuer.is_ca:
+        if not issuer.signs_certificates:
             raise _forged(f"the issuer of {what} may not sign certificates")
+        if issuer is not each and issuer.cas_below_max < index:
+            raise _forged(f"the issuer of {what} may not have {index} CAs below it")
         check_time(each, now, what)
         if issuer is each and hashlib.sha256(each.der).hexdigest() in ROOTS_SEEN:
             continue
@@ -350,20 +398,38 @@ def _signed(data: bytes) -> tuple[der.Value, der.Value, der.Value]:
     return fields[0], fields[1], fields[2]
 
 
-def _extensions(rest: Sequence[der.Value]) -> Mapping[str, bytes]:
-    tail = [each for each in rest if each.tag == 0xA3]
-    if len(tail) > 1:
-        raise _malformed("a certificate with two lists of extensions")
+def _extensions(rest: Sequence[der.Value]) -> tuple[Mapping[str, bytes], tuple[str, ...]]:
+    """All of them, and the names of the critical ones."""
+    if [each.tag for each in rest] not in ([], [0xA3]):
+        raise _malformed("a certificate with other parts than extensions behind its key")
+    return _named(der.sequence(der.read(rest[0].body)) if rest else ())
+
+
+def _named(entries: Sequence[der.Value]) -> tuple[Mapping[str, bytes], tuple[str, ...]]:
     found: dict[str, bytes] = {}
-    for entry in der.sequence(der.read(tail[0].body)) if tail else ():
+    critical: list[str] = []
+    for entry in entries:
         fields = der.sequence(entry)
         if len(fields) not in (2, 3):
-            raise _malformed("an extension of a certificate")
+            raise _malformed("an extension")
         name, value = der.oid(fields[0]), der.tagged(fields[-1], der.OCTET_STRING).body
         if name in found or len(found) == EXTENSIONS_MAX:
-            raise _malformed(f"a certificate with two extensions {name}, or too many")
+            raise _malformed(f"two extensions {name}, or too many")
+        if len(fields) == 3 and der.boolean(fields[1]):
+            critical.append(name)
         found[name] = value
-    return MappingProxyType(found)
+    return MappingProxyType(found), tuple(critical)
+
+
+def _revoked(entry: der.Value) -> int:
+    """The serial number of an entry of a list: number, date, and perhaps why."""
+    fields = der.sequence(entry)
+    if len(fields) not in (2, 3):
+        raise _malformed("an entry of a revocation list")
+    _, critical = _named(der.sequence(fields[2]) if len(fields) == 3 else ())
+    if critical:  # it is of another issuer's certificate, perhaps
+        raise _malformed(f"an entry whose extension {critical[0]} cannot be left unread")
+    return der.integer(fields[0])
 
 
 def _malformed(what: str) -> EvidenceMalformed:

@@ -144,7 +144,7 @@ def verify_amd_revocations(
         )
     check_time(root, now, "AMD's root")
     listed = decode_revocation_list(given)
-    if listed.issuer != root.subject:
+    if listed.issuer != root.subject or not root.signs_lists:
         raise EvidenceForged(
             "the list is of another issuer than AMD's root", check=3, mend="fetch it again"
         )
@@ -195,7 +195,7 @@ def _check_signature(signer: Certificate, text: bytes, signature: bytes, what: s
 def _list(data: bytes, issuer: Certificate, what: str) -> RevocationList:
     """3."""
     listed = decode_revocation_list(data)
-    if listed.issuer != issuer.subject or not issuer.is_ca:
+    if listed.issuer != issuer.subject or not issuer.signs_lists:
         raise EvidenceForged(
             f"{what} is of another issuer than its chain's",
             check=3,

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from phala.attest.ecdsa import POINT_BYTES, ensure_point
@@ -34,7 +35,7 @@ class Floor:
     AMD publishes no signed word on what is up to date: the floors are the policy's own data.
     """
 
-    product: str  # milan, genoa, bergamo, turin
+    product: str  # milan, milan-x, genoa, genoa-x, bergamo, turin
     bl: int = 0
     tee: int = 0
     snp: int = 0
@@ -42,6 +43,10 @@ class Floor:
     fmc: int = 0  # Turin alone has it
 
 
+# Products of a line: one root certifies them all, so who excludes the line excludes them.
+LINES: Final = MappingProxyType(
+    {"bergamo": "genoa", "genoa-x": "genoa", "milan-x": "milan", "siena": "genoa"}
+)
 _LEVELS: Final = tuple(each.name for each in fields(Floor) if each.name != "product")
 
 
@@ -161,6 +166,11 @@ class Policy:
     def trusting(self, simulated_root: bytes) -> "Policy":
         """The same with a network's simulated root: 33 bytes, SEC1 compressed P-256."""
         return replace(self, simulated_root=simulated_root)
+
+    def excludes(self, product: str) -> bool:
+        """Whether it excludes that product, or its line."""
+        excluded = self.products_excluded
+        return product in excluded or LINES.get(product, product) in excluded
 
     def floor(self, product: str) -> Floor | None:
         """What the policy asks of that product's firmware."""
@@ -283,10 +293,12 @@ PRODUCTION: Final = Policy(
     tcb_statuses=(TcbStatus.UP_TO_DATE,),
     evaluation_number_min=17,  # Intel's of early 2025; governance raises it
     # AMD's bulletins, "TCB value for attestation": docs/reference/policy.md has each with its
-    # source. A Genoa-X counts its microcode otherwise, so it is refused; governance raises all.
+    # source; governance raises them. Parts with stacked cache count their microcode otherwise, so
+    # those have floors of their own.
     floors=(
         Floor("bergamo", bl=9, snp=21, ucode=25),  # ucode: AMD-SB-3019
         Floor("genoa", bl=9, snp=27, ucode=86),  # snp: AMD-SB-3020; ucode: AMD-SB-3027
+        Floor("genoa-x", bl=9, snp=27, ucode=81),  # the same
         Floor("milan", bl=4, snp=24, ucode=219),  # snp, ucode: AMD-SB-3019
         Floor("turin", snp=4, ucode=81),  # snp: AMD-SB-3020; ucode: AMD-SB-3027
     ),

@@ -64,6 +64,9 @@ ROOTS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 _LINES: Final = {"Bergamo": "Genoa", "Siena": "Genoa"}  # sold by other names, of Genoa's root
+# Lines of which stepping 2 has stacked cache, and microcode that is counted otherwise: Genoa-X's
+# revisions are 0x0A1012.., Genoa's 0x0A1011... AMD-SB-3019.
+_STACKED_STEPPING: Final = 2
 _OIDS: Final = "1.3.6.1.4.1.3704.1."
 _LEVEL_OIDS: Final = {"bl": "3.1", "tee": "3.2", "snp": "3.3", "ucode": "3.8", "fmc": "3.9"}
 _LEVELS: Final = {"bl": 0, "tee": 1, "snp": 6, "ucode": 7}  # bytes of a TCB version
@@ -84,7 +87,7 @@ class Report:
     vmpl: int
     platform_info: int
     signer: str  # "VCEK", "VLEK"
-    cpuid: tuple[int, int] | None  # family and model; version 2 has none
+    cpuid: tuple[int, int, int] | None  # family, model, stepping; version 2 has none
     chip_id: bytes
 
     def tcb(self, at: int, line: str) -> dict[str, int]:
@@ -147,7 +150,7 @@ def decode_report(blob: bytes) -> Report:
         vmpl=_u32(blob, 0x30),
         platform_info=int.from_bytes(blob[0x40:0x48], "little"),
         signer=("VCEK", "VLEK")[signer],
-        cpuid=(blob[0x188], blob[0x189]) if version >= 3 else None,
+        cpuid=(blob[0x188], blob[0x189], blob[0x18A]) if version >= 3 else None,
         chip_id=blob[0x1A0:0x1E0],
     )
 
@@ -185,8 +188,7 @@ def _product(report: Report, key: Certificate) -> tuple[str, str]:
     line = _LINES.get(given, given)
     product = given
     if report.cpuid is not None:
-        family, model = report.cpuid
-        cpu, product = _of_cpuid(family, model)
+        cpu, product = _of_cpuid(*report.cpuid)
         if cpu != line:
             raise EvidenceForged(
                 f"the report is of a {cpu} processor, its key's certificate for {given!r}",
@@ -202,12 +204,14 @@ def _product(report: Report, key: Certificate) -> tuple[str, str]:
     return line, product.lower()
 
 
-def _of_cpuid(family: int, model: int) -> tuple[str, str]:
+def _of_cpuid(family: int, model: int, stepping: int) -> tuple[str, str]:
+    """Line and product: AMD's 57230, table of products by CPUID."""
+    stacked = "-X" if stepping == _STACKED_STEPPING else ""
     match family, model:
         case 0x19, _ if model <= 0x0F:
-            return "Milan", "Milan"
+            return "Milan", "Milan" + stacked
         case 0x19, _ if 0x10 <= model <= 0x1F:
-            return "Genoa", "Genoa"
+            return "Genoa", "Genoa" + stacked
         case 0x19, _ if 0xA0 <= model <= 0xAF:
             return "Genoa", "Bergamo"
         case 0x1A, _ if model <= 0x11:
@@ -254,7 +258,7 @@ def _check_revoked(
             )
         return
     listed, (intermediate, root) = decode_revocation_list(given), chain
-    if listed.issuer != root.subject:
+    if listed.issuer != root.subject or not root.signs_lists:
         raise EvidenceForged(
             "the revocation list is of another issuer than AMD's root", check=5, mend=_MEND
         )
@@ -287,6 +291,12 @@ def _check_key(report: Report, key: Certificate, line: str) -> None:
             )
     if report.signer == "VLEK":
         return
+    if not any(report.chip_id):
+        raise PlatformRefused(
+            "the chip's id is masked, so nothing ties the report to the chip of its VCEK",
+            check=5,
+            mend="attest where the host does not mask it, or under a VLEK",
+        )
     size = 8 if line == "Turin" else 64
     given = key.extensions.get(_OIDS + "4", b"")
     if len(given) == size + 2 and given[:2] == bytes([der.OCTET_STRING, size]):
@@ -361,6 +371,8 @@ def _verdict(report: Report, line: str, product: str, status: TcbStatus) -> Verd
     notes = ["AMD publishes no judgement of firmware: its status is by the policy's floors"]
     if line == "Milan":
         notes.append("the keys of Milan processors can be read out by software")
+    if report.signer == "VLEK":
+        notes.append("the cloud's key signed it, not the chip's: you believe the cloud, too")
     masked = not any(report.chip_id)
     if masked:
         notes.append("the chip's id is masked: no list can block it")

@@ -152,7 +152,7 @@ def check_verdict(verdict: Verdict, policy: Policy) -> None:
                 check=9,
                 mend="do what the advisory asks for, then attest again",
             )
-    if verdict.product in policy.products_excluded:  # 10
+    if policy.excludes(verdict.product):  # 10
         raise PlatformRefused(
             f"the policy {policy.name} excludes the product {verdict.product}",
             check=10,

@@ -28,7 +28,15 @@ from phala.primitives.types import Hash, Moment
 
 # AMD's products as chain state has them: numbers, never reuse one.
 AMD_PRODUCTS: Final[Mapping[str, bytes]] = MappingProxyType(
-    {"milan": b"\1", "genoa": b"\2", "turin": b"\3", "bergamo": b"\4", "siena": b"\5"}
+    {
+        "milan": b"\1",
+        "genoa": b"\2",
+        "turin": b"\3",
+        "bergamo": b"\4",
+        "siena": b"\5",
+        "genoa-x": b"\6",
+        "milan-x": b"\7",
+    }
 )
 _SIGNERS: Final = ("mrsigner", "id_key_digest")  # SGX, SEV-SNP; others name nobody
 

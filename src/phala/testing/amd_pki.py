@@ -26,7 +26,7 @@ LEVELS: Final[Mapping[str, int]] = MappingProxyType(
     {"bl": 10, "tee": 0, "snp": 27, "ucode": 222, "fmc": 2}
 )
 CHIP: Final = bytes(range(64))
-_CPUIDS: Final = {"Milan": (0x19, 1), "Genoa": (0x19, 0x11), "Turin": (0x1A, 2)}
+_CPUIDS: Final = {"Milan": (0x19, 1, 1), "Genoa": (0x19, 0x11, 1), "Turin": (0x1A, 2, 1)}
 _OIDS: Final = "1.3.6.1.4.1.3704.1."
 _LEVEL_OIDS: Final = {"bl": "3.1", "tee": "3.2", "snp": "3.3", "ucode": "3.8", "fmc": "3.9"}
 _LEVELS_AT: Final = {"bl": 0, "tee": 1, "snp": 6, "ucode": 7}
@@ -118,7 +118,7 @@ class SimulatedAmd:
         committed: Mapping[str, int] = LEVELS,
         chip: bytes | None = None,
         report_data: bytes = b"\x07" * 64,
-        cpuid: tuple[int, int] | None = None,
+        cpuid: tuple[int, int, int] | None = None,
         signing: ec.EllipticCurvePrivateKey | None = None,
     ) -> bytes:
         """A report, signed."""
@@ -136,7 +136,7 @@ class SimulatedAmd:
             for part, place in layout.items():
                 blob[at + place] = levels[part]
         if version >= 3:
-            blob[0x188], blob[0x189] = cpuid or _CPUIDS[self.product]
+            blob[0x188:0x18B] = bytes(cpuid or _CPUIDS[self.product])
         size = 8 if self.product == "Turin" else 64
         blob[0x1A0:0x1E0] = (CHIP[:size] if chip is None else chip).ljust(64, b"\0")
         signed = bytes(blob[: snp.SIGNED_BYTES])

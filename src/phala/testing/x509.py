@@ -34,14 +34,23 @@ def certificate(
     signer: _Private,
     *,
     ca: bool = False,
+    cas_below_max: int | None = None,
+    may_sign: bool | None = None,
     extensions: Mapping[str, bytes] | None = None,
+    critical: Mapping[str, bytes] | None = None,
     begin: dt.datetime | None = None,
     end: dt.datetime | None = None,
     serial: int | None = None,
     algorithm: hashes.SHA256 | hashes.SHA384 | None = None,
     pss: padding.PSS | None = None,
 ) -> x509.Certificate:
-    """A certificate of `key`, signed by `signer`."""
+    """A certificate of `key`, signed by `signer`.
+
+    Args:
+        may_sign: what its key usage says, where that is not what `ca` does.
+        critical: more extensions, which a reader must know.
+    """
+    usage = ca if may_sign is None else may_sign
     public = signer.public_key()
     builder = (
         x509.CertificateBuilder()
@@ -51,18 +60,18 @@ def certificate(
         .serial_number(serial or x509.random_serial_number())
         .not_valid_before(begin or BEGIN)
         .not_valid_after(end or END)
-        .add_extension(x509.BasicConstraints(ca, None), critical=True)
+        .add_extension(x509.BasicConstraints(ca, cas_below_max), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
         .add_extension(
             x509.KeyUsage(
-                digital_signature=not ca,
-                content_commitment=not ca,
+                digital_signature=not usage,
+                content_commitment=not usage,
                 key_encipherment=False,
                 data_encipherment=False,
                 key_agreement=False,
-                key_cert_sign=ca,
-                crl_sign=ca,
+                key_cert_sign=usage,
+                crl_sign=usage,
                 encipher_only=False,
                 decipher_only=False,
             ),
@@ -82,9 +91,10 @@ def certificate(
             critical=False,
         )
     )
-    for oid, body in (extensions or {}).items():
-        extension = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), body)
-        builder = builder.add_extension(extension, critical=False)
+    for marked, given in ((False, extensions or {}), (True, critical or {})):
+        for oid, body in given.items():
+            extension = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), body)
+            builder = builder.add_extension(extension, critical=marked)
     return builder.sign(signer, algorithm or hashes.SHA384(), rsa_padding=pss)
 
 
@@ -97,8 +107,16 @@ def revocation_list(
     begin: dt.datetime = BEGIN,
     algorithm: hashes.SHA256 | hashes.SHA384 | None = None,
     pss: padding.PSS | None = None,
+    more: x509.ExtensionType | None = None,
+    critical: bool = True,
+    entry: x509.ExtensionType | None = None,
 ) -> bytes:
-    """A list in DER, of `days` from `begin` on."""
+    """A list in DER, of `days` from `begin` on.
+
+    Args:
+        more: another extension of the list, `critical` or not.
+        entry: one of each of its entries, which a reader must know.
+    """
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer)
@@ -110,9 +128,12 @@ def revocation_list(
             critical=False,
         )
     )
+    if more is not None:
+        builder = builder.add_extension(more, critical=critical)
     for serial in serials:
-        builder = builder.add_revoked_certificate(
-            x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(BEGIN).build()
-        )
+        revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(BEGIN)
+        if entry is not None:
+            revoked = revoked.add_extension(entry, critical=True)
+        builder = builder.add_revoked_certificate(revoked.build())
     signed = builder.sign(signer, algorithm or hashes.SHA384(), rsa_padding=pss)
     return signed.public_bytes(Encoding.DER)
