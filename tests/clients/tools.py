@@ -15,7 +15,7 @@ import pytest
 Script: TypeAlias = subprocess.Popen[str]
 
 HERE = Path(__file__).parent
-SECONDS_MAX = 240
+SECONDS_MAX = 180
 
 
 def node_js() -> str:
@@ -51,7 +51,14 @@ def running(*command: str, folder: Path = HERE) -> Iterator[Script]:
 
 def told(script: Script) -> Any:
     """What a script printed last, read as JSON; it must end well."""
-    out, errors = script.communicate(timeout=SECONDS_MAX)
+    try:
+        out, errors = script.communicate(timeout=SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        script.kill()
+        out, errors = script.communicate()
+        pytest.fail(
+            f"{script.args!r} took over {SECONDS_MAX} s; it said {out[-500:]} {errors[-3000:]}"
+        )
     assert script.returncode == 0, errors[-3000:]
     return json.loads(out.splitlines()[-1])
 
