@@ -2,12 +2,15 @@
 
 import datetime as dt
 import hashlib
+import json
 import random
 from contextlib import suppress
 
 import pytest
+from tests.unit.attesting import ROOT
 from tests.unit.hardware import DAY_MS, Ground, ground
 
+from phala.attest.kept import ensure_plain, plain
 from phala.codec import U32, Vector
 from phala.frame import BadOrigin, Root, Signed
 from phala.messages.collateral import (
@@ -123,6 +126,31 @@ def test_altered_collateral_is_refused_by_a_number_or_is_the_same(
             validator.validate(bytes(changed) if chance.random() < 0.9 else bytes(changed[:-5]))
             taken += 1
     assert taken < 100, "newlines and roots within chains alone are read in two forms"
+
+
+@pytest.mark.parametrize("chain", ["tcb_info_issuer_chain", "pck_crl_issuer_chain"])
+@pytest.mark.parametrize(
+    "layout",
+    [(b"\n", b"\n\n"), (b"\n", b"\r\n"), (b"-----\nMII", b"-----MII"), (b"E-----\n", b"E-----")],
+)
+def test_nobody_poisons_collateral_by_the_layout_of_a_chain(
+    site: Ground, chain: str, layout: tuple[bytes, bytes]
+) -> None:
+    """Blank lines are in nobody's signature, and the library that judges quotes refuses them: kept
+    here, they would keep a product's workers out until its vendor's next issue."""
+    items = site.vendors.tdx.collateral()
+    odd = {**items, chain: items[chain].replace(*layout)}
+
+    assert refused(site, submit_intel(odd)) == REFUSED
+    assert plain(odd) == items
+    site.chain.block(submit_intel(plain(odd)))
+    assert site.register(site.worker(Hardware(site.vendors.tdx))).state == WORKER_ACTIVE
+
+
+def test_genuine_collateral_is_of_the_one_layout() -> None:
+    for path in sorted((ROOT / "vectors" / "tee" / "intel" / "collateral").glob("*.json")):
+        items = {name: text.encode() for name, text in json.loads(path.read_text()).items()}
+        ensure_plain(items)
 
 
 def test_what_the_chain_has_is_no_news(site: Ground) -> None:

@@ -71,6 +71,7 @@ _SIGNS_CERTIFICATES, _SIGNS_LISTS = 1 << 2, 1 << 1  # RFC 5280, section 4.2.1.3:
 _CRITICAL_KNOWN: Final = (_BASIC_CONSTRAINTS, _KEY_USAGE)
 # Lists that are no whole ones: changes since another (delta), or of some certificates alone.
 _PARTIAL: Final = ("2.5.29.27", "2.5.29.28")
+_PEM_LINE: Final = 64
 _PEM: Final = re.compile(
     rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\r\n]*)-----END CERTIFICATE-----\s*"
 )
@@ -224,6 +225,18 @@ def decode_pem(data: bytes) -> tuple[Certificate, ...]:
     if not found:
         raise _malformed("a chain of no certificates")
     return tuple(found)
+
+
+def encode_pem(chain: Sequence[Certificate]) -> bytes:
+    """The one text of a chain that every reader reads alike: RFC 7468, section 3, 64 a line."""
+    out = b""
+    for each in chain:
+        body = base64.b64encode(each.der)
+        lines = [body[at : at + _PEM_LINE] for at in range(0, len(body), _PEM_LINE)]
+        out += b"\n".join(
+            (b"-----BEGIN CERTIFICATE-----", *lines, b"-----END CERTIFICATE-----", b"")
+        )
+    return out
 
 
 def decode_revocation_list(data: bytes) -> RevocationList:

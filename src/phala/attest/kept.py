@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from phala.attest import snp
-from phala.attest.certs import check_pss, check_time, decode_pem
+from phala.attest.certs import check_pss, check_time, decode_pem, encode_pem
 from phala.attest.collateral import verify_amd_revocations
 from phala.attest.envelopes import open_evidence
 from phala.attest.errors import AnchorRefused, EvidenceMalformed, RevocationRefused
@@ -109,6 +109,29 @@ def _amd(evidence: Evidence) -> Taken:
     need = Need(PlatformCode.SEV_SNP, AMD_SIGNERS[report.signer], line)
     own = {snp.KEY: opened.collateral[snp.KEY]}
     return Taken(Evidence(PlatformCode.SEV_SNP, opened.evidence.blob), own, need)
+
+
+def plain(items: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The same collateral of Intel's with each chain in the one text that `ensure_plain` takes."""
+    return {
+        name: encode_pem(decode_pem(item)) if name.endswith("_chain") else item
+        for name, item in items.items()
+    }
+
+
+def ensure_plain(items: Mapping[str, bytes]) -> None:
+    """That each chain stands in the one text there is of it.
+
+    No signature covers that text, and readers differ in what they skip: who brings a chain with a
+    blank line would have it kept here, and refused by the library that judges quotes.
+    """
+    odd = [name for name, item in plain(items).items() if item != items[name]]
+    if odd:
+        raise EvidenceMalformed(
+            f"the collateral does not serve: {odd[0]} has another layout than 64 characters a line",
+            check=1,
+            mend="bring it by phala collateral submit, which writes it so",
+        )
 
 
 def verify_amd_collateral(

@@ -10,7 +10,7 @@ import click
 
 from phala.attest import Opened, PlatformCode, open_evidence
 from phala.attest.envelopes import ENVELOPE_BYTES_MAX
-from phala.attest.kept import INTEL_AUTHORITIES, take_apart
+from phala.attest.kept import INTEL_AUTHORITIES, plain, take_apart
 from phala.attest.snp import decode_report, line_of_cpuid
 from phala.attest.verify import COLLATERAL_BYTES_MAX, Evidence
 from phala.cli import vendor_words
@@ -165,6 +165,8 @@ def submit(*, file: Path, folder: Path | None, urls: tuple[str, ...], as_json: b
     told = vendor_words.judged(items, _now(None))
     if told.error is not None:
         raise told.error
+    if "tcb_info" in items:
+        items = plain(items)
     place = place_of(folder, urls)
     name, digest = submit_collateral(place.nodes[0], items)
     document = {"call": name, "extrinsic": "0x" + digest.hex(), **told.document}

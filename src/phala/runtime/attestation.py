@@ -14,6 +14,7 @@ from phala.attest.errors import AttestationError, EvidenceForged, EvidenceMalfor
 from phala.attest.kept import (
     INTEL_AUTHORITIES,
     AmdCollateral,
+    ensure_plain,
     take_apart,
     verify_amd_collateral,
 )
@@ -139,6 +140,7 @@ class AttestVerifier:
     def intel_collateral(self, items: Mapping[str, bytes], now: Moment) -> Found:
         """What Intel's collateral is of, when it counts at `now`."""
         with _foreseen("Intel"):
+            ensure_plain(items)
             found = self._intel(items, now)
         issuer = INTEL_AUTHORITIES[found.authority]
         key = CollateralKey(int(found.platform), issuer, bytes.fromhex(found.product))
