@@ -29,7 +29,7 @@ from phala.messages.state import (
 )
 from phala.messages.types import Generation, SealKey
 from phala.pallets.phat_contracts.errors import GenerationPassed, NotOwner, TierUnknown
-from phala.pallets.registry import PhalaRegistry, life
+from phala.pallets.registry import REFRESH_BLOCKS, PhalaRegistry, life
 from phala.pallets.registry.errors import (
     BlockMalformed,
     LastOfList,
@@ -329,6 +329,26 @@ def test_more_than_a_block_holds_are_swept_and_refused_meanwhile(
     blocks = [events, *(site.pass_time(0, blocks=1) for _ in range(4))]
     gone = [sum(isinstance(each, WorkerSuspended) for each in block) for block in blocks]
     assert gone == [2, 3, 3, 0, 0]
+
+
+def test_a_machine_brings_no_flood_of_new_workers(
+    site: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Registering is free, and who is listed fills state for ever: the machine is the price."""
+    monkeypatch.setattr("phala.pallets.registry.judging.ARRIVALS_MAX", 3)
+    vendor = Hardware(site.vendors.machine(ppid=b"\x07" * 16))
+    known = [site.worker(vendor, seed) for seed in (1, 2, 3)]
+    for worker in known:
+        site.register(worker)
+    late = site.worker(vendor, 4)
+    with pytest.raises(InvalidTransaction, match="many new workers"):
+        site.register(late)
+
+    known[0].epoch += 1
+    assert site.register(known[0]).state == WORKER_ACTIVE, "who is known is refreshed as before"
+    assert site.register(machine(site, 9)).state == WORKER_ACTIVE, "another machine is not held up"
+    site.pass_time(0, blocks=REFRESH_BLOCKS)
+    assert site.register(late).state == WORKER_ACTIVE
 
 
 def test_groups_hold_exactly_the_workers_that_are_of_them(site: Ground) -> None:

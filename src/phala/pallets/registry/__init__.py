@@ -140,6 +140,9 @@ class PhalaRegistry(Pallet):
     refreshes = StorageMap(
         Hasher.TWOX_64_CONCAT, WorkerId, Refreshes, doc="How often workers were listed of late."
     )
+    arrivals = StorageMap(
+        Hasher.TWOX_64_CONCAT, Hash, Refreshes, doc="How many new workers machines brought of late."
+    )
     policy = StorageValue(
         Bytes(bytes_max=POLICY_BYTES_MAX), default=b"", doc="How evidence is judged: attest.policy."
     )
@@ -295,6 +298,9 @@ class PhalaRegistry(Pallet):
         refreshes = judging.refreshes(self, worker, REFRESH_BLOCKS)
         if refreshes is not None:
             self.refreshes.put(worker, refreshes)
+        came = judging.arrivals(self, worker, judged.proves, REFRESH_BLOCKS)
+        if came is not None:
+            self.arrivals.put(*came)
         listing.use_evidence(self, judged.used, WINDOW_BLOCKS)
         listing.put(self, body, judged)
         self._appoint(worker)

@@ -109,6 +109,10 @@ class BlockMalformed(PalletError):
     """No entry of the block-list: name a machine, product, code or signer."""
 
 
+class TooManyOfMachine(PalletError):
+    """A machine brought many new workers of late: wait for some blocks, or keep their files."""
+
+
 # Numbers are wire format: add at the end.
 ERRORS: Final = (
     UnknownVersion,
@@ -137,4 +141,5 @@ ERRORS: Final = (
     ListFull,
     LastOfList,
     BlockMalformed,
+    TooManyOfMachine,
 )

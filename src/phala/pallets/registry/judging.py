@@ -9,6 +9,7 @@ from phala.frame import MICROSECOND
 from phala.messages.collateral import CollateralKey
 from phala.messages.registration import (
     ENCRYPTION_KEY,
+    PLATFORM_SIMULATED,
     PURPOSE_REGISTER,
     REGISTRATION,
     REGISTRATION_VERSION,
@@ -20,6 +21,7 @@ from phala.messages.registration import (
 )
 from phala.messages.signing import Purpose, signed_bytes
 from phala.messages.types import WorkerId
+from phala.pallets.registry import life
 from phala.pallets.registry.errors import (
     CollateralMissing,
     DevicesRefused,
@@ -36,6 +38,7 @@ from phala.pallets.registry.errors import (
     RefreshedTooOften,
     ReportDataDiffers,
     RuntimeNotAllowed,
+    TooManyOfMachine,
     UnknownVersion,
 )
 from phala.pallets.registry.needs import Judgement
@@ -47,7 +50,7 @@ from phala.pallets.registry.records import (
     Blocked,
     Refreshes,
 )
-from phala.primitives.types import Hash
+from phala.primitives.types import BlockNumber, Hash
 
 if TYPE_CHECKING:
     from phala.pallets.registry import PhalaRegistry
@@ -61,6 +64,9 @@ JUDGING_REF_TIME: Final = {
     4: 6_000 * MICROSECOND,
 }
 DEVICE_REF_TIME: Final = 20_000 * MICROSECOND  # a report with its chain, and two manifests
+# New workers of one machine in as many blocks: registering is free, and each stays in the state.
+# Where nothing seals, every boot is a new worker: a machine with some dozen may start twice.
+ARRIVALS_MAX: Final = 32
 REFRESHES_MAX: Final = 5  # of one worker in some blocks: they are free, but restarts need some
 
 
@@ -92,8 +98,8 @@ def check(
     refreshed too often; 8 the chain accepts the platform; 9 evidence, under the chain's policy
     and collateral at the block's time; 10 it was made for this manifest, block and devices;
     11 measurement, or who signed it, and 12 runtime id are allowed; 13 nothing of it is known to
-    be broken; 14 devices' evidence was made for this worker and block, and is good; 15 none of the
-    evidence was used before.
+    be broken, and its machine did not bring too many new workers; 14 devices' evidence was made for
+    this worker and block, and is good; 15 none of the evidence was used before.
     """
     body = signed.body
     manifest, key = body.manifest, body.encryption_key
@@ -123,6 +129,7 @@ def check(
         raise RuntimeNotAllowed
     if any(each in registry.blocked for each in _broken(proves)):  # 13
         raise PlatformIsBlocked
+    arrivals(registry, manifest.worker, proves, refresh_blocks)  # 13
     used = (proves.evidence_id, *_judge_devices(registry, body))  # 14
     if len(set(used)) < len(used) or any(each in registry.used_evidence for each in used):  # 15
         raise EvidenceUsed
@@ -166,6 +173,25 @@ def refreshes(registry: "PhalaRegistry", worker: WorkerId, refresh_blocks: int) 
     if noted.count >= REFRESHES_MAX:
         raise RefreshedTooOften
     return Refreshes(noted.since, noted.count + 1)
+
+
+def arrivals(
+    registry: "PhalaRegistry", worker: WorkerId, proves: Judgement, refresh_blocks: int
+) -> tuple[Hash, Refreshes] | None:
+    """What is noted of the machine once a new worker of it is listed; None for a known worker.
+
+    Machines whose id is masked are counted by their product, all as one: nobody tells them apart.
+    Simulated ones are not: who has a development network's root makes as many as he likes.
+    """
+    if worker in registry.enclaves or proves.platform == PLATFORM_SIMULATED:
+        return None
+    name = life.group(BLOCK_MACHINE, proves.platform_id or proves.product)
+    now, noted = registry.block.number, registry.arrivals.get(name)
+    if noted is None or now >= noted.since + refresh_blocks:
+        return name, Refreshes(BlockNumber(now), 1)
+    if noted.count >= ARRIVALS_MAX:
+        raise TooManyOfMachine
+    return name, Refreshes(noted.since, noted.count + 1)
 
 
 def _judge(
