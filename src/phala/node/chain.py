@@ -163,6 +163,27 @@ class View:
         self.head = growth.header
         self._next_base = None
 
+    def shrink(self, number: BlockNumber) -> None:
+        """Forget the blocks above `number`, which the store has forgotten. None is finalized."""
+        assert self.finalized <= number <= self.head.number
+        kept = [
+            (each, tuple(self._changed[each].items()), self._created[each])
+            for each in range(self.folded + 1, number + 1)
+        ]
+        for known in (self._changed, self._created, self._recent, self._last, self._added_last):
+            known.clear()
+        self._added.clear()
+        self._window_keys = 0
+        for each, changes, created in kept:
+            self._remember(each, changes, created)
+        self.head = self.header(number)
+        self._next_base = None
+
+    @property
+    def window_keys(self) -> int:
+        """How many changes of keys are in memory."""
+        return self._window_keys
+
     # ---- reading
 
     def number_of(self, block_hash: Hash) -> BlockNumber:
@@ -300,6 +321,12 @@ class Chain(View):
         )
         self.grow(growth)
         return growth
+
+    def shrink(self, number: BlockNumber) -> None:
+        for above in range(number + 1, self.head.number + 1):
+            del self._tries[above]
+        self._next = None
+        super().shrink(number)
 
     def finalize(self, number: BlockNumber, justification: bytes) -> None:
         assert self.finalized < number <= self.head.number

@@ -21,6 +21,7 @@ import uvloop
 from phala.errors import PhalaError, Unavailable
 from phala.node.chain import View
 from phala.node.engines.builder import run as run_builder
+from phala.node.engines.dev import Cheats, is_dev
 from phala.node.engines.front import Builder, Front, start_builder
 from phala.node.engines.opening import open_chain, runtimes_of, store_of
 from phala.node.engines.solo import Solo
@@ -30,7 +31,7 @@ from phala.node.rpc import system
 from phala.node.rpc.server import REQUEST_BYTES_MAX
 from phala.node.rpc.sockets import CONNECTIONS_MAX, BoundedHttp, BoundedWebSocket
 from phala.node.rpc.table import door_of
-from phala.node.service import Node
+from phala.node.service import Node, now
 from phala.node.store import Store
 from phala.node.verifiers import Batches, Verifiers
 
@@ -90,7 +91,10 @@ def open_node(folder: Path, spec: Path, *, archive: bool) -> tuple[Node, Solo, s
     runtimes = runtimes_of(folder)
     opened = open_chain(folder, spec, runtimes, archive=archive)
     node = Node(opened.chain, runtimes)
-    return node, Solo(node, opened.keys), system.Identity(opened.name, opened.chain_type)
+    solo = Solo(node, opened.keys)
+    if is_dev(opened.chain, opened.chain_type):
+        solo.cheats = Cheats(solo.author, now())
+    return node, solo, system.Identity(opened.name, opened.chain_type)
 
 
 def open_front(

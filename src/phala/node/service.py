@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from phala.crypto.hashes import blake2_256
 from phala.errors import PhalaError
@@ -48,7 +48,15 @@ class Included:
     final: bool
 
 
-Happening: TypeAlias = NewHead | Finalized | Included | Change
+@dataclass(frozen=True, slots=True)
+class Reverted:
+    """On a development network: the blocks above this one are no more."""
+
+    number: BlockNumber
+
+
+Happening: TypeAlias = NewHead | Finalized | Included | Change | Reverted
+Cheat: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 Prove: TypeAlias = Callable[[Sequence[bytes], BlockNumber], Awaitable[tuple[bytes, ...]]]
 Listener: TypeAlias = Callable[[Happening], None]
 
@@ -59,6 +67,7 @@ class Node:
     def __init__(self, chain: View, runtimes: Runtimes) -> None:
         self.chain = chain
         self.prove: Prove  # set by whoever has the trie
+        self.cheat: Cheat  # likewise; what `engines.dev` does, on a development network
         self.runtimes = runtimes
         self.pool = Pool()
         self.has_work: Callable[[], None] = lambda: None  # called when the pool takes something
@@ -293,6 +302,17 @@ class Node:
                 for found in hashes:
                     if found in self._watchers:
                         self.tell(Included(found, where, final=True))
+
+    def reverted(self, number: BlockNumber) -> None:
+        """Blocks above that one are gone. What waits was judged by them: it goes, too."""
+        self._validator = None
+        lost = [each for at in self._included if at > number for each in self._included[at]]
+        for at in [each for each in self._included if each > number]:
+            del self._included[at]
+        self.tell_changes([Change(each, Status.DROPPED) for each in lost])
+        self.tell_changes([Change(each.hash, Status.DROPPED) for each in self.pool.every()])
+        self.pool = Pool()
+        self.tell(Reverted(number))
 
 
 def now() -> Moment:

@@ -95,6 +95,10 @@ class Writer:
             builder.apply(inherent)
         self._builder, self._inherents = builder, len(inherents)
 
+    def close(self) -> None:
+        """Throw away what is open."""
+        self._builder = None
+
     @property
     def is_open(self) -> bool:
         return self._builder is not None

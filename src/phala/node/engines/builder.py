@@ -9,17 +9,19 @@ import signal
 import socket
 import time
 from pathlib import Path
-from typing import Final, assert_never
+from typing import Any, Final, assert_never
 
 from phala.errors import PhalaError
 from phala.node.chain import Pruned
 from phala.node.engines import wire
-from phala.node.engines.author import WORK_S, Author, Executed, Justified, News, Written
+from phala.node.engines.author import WORK_S, Author, Executed, Justified, News, Reverted, Written
+from phala.node.engines.dev import Cheats, NotADevChain, is_dev
 from phala.node.engines.opening import Opened, open_chain, runtimes_of
 from phala.node.runtimes.table import Runtimes
 from phala.node.service import now
 from phala.node.store import InUse
 from phala.node.writer import Writer
+from phala.primitives.types import Moment
 
 LOG: Final = logging.getLogger("phala.node.builder")
 READ_BYTES: Final = 1 << 18
@@ -40,6 +42,10 @@ class Builder:
         self._chain = opened.chain
         self._chain.others_at = -1
         self._author = Author(Writer(self._chain, runtimes), opened.keys, self._tell)
+        dev = is_dev(self._chain, opened.chain_type)
+        self._cheats = Cheats(self._author, now()) if dev else None
+        self._mining = 0  # the name of the request for it
+        self._forgotten = False  # blocks, and the front has not taken that up
         self._written = time.monotonic() - WORK_S
         self._said: list[bytes] = []
         self._send(wire.READY, f"{opened.name}\0{opened.chain_type}".encode())
@@ -50,6 +56,11 @@ class Builder:
             if not self._read():
                 return
         while True:
+            if self._cheats is not None and self._cheats.is_mining:
+                if select.select([self._front], [], [], 0)[0] and not self._read():
+                    return
+                self._mine(self._cheats)
+                continue
             due_s = self._written + self._author.pace_s - time.monotonic()
             if due_s <= 0:
                 self._write()
@@ -58,13 +69,21 @@ class Builder:
             if select.select([self._front], [], [], wait_s)[0] and not self._read():
                 return
             if self._author.can_execute:
-                self._author.execute(now(), count=AT_ONCE)
+                self._author.execute(self._clock(), count=AT_ONCE)
                 self._flush()
 
     def _write(self) -> None:
-        self._author.write(now())
+        self._author.write(self._clock())
+        self._end_block()
+
+    def _clock(self) -> Moment:
+        return now() if self._cheats is None else self._cheats.clock(now())
+
+    def _end_block(self) -> None:
         self._written = time.monotonic()
         self._send(wire.END_BLOCK, b"")
+        if self._cheats is not None:
+            self._cheats.written()
         if self._chain.head.number % GC_BLOCKS == 0:
             gc.collect()
 
@@ -75,11 +94,40 @@ class Builder:
             if kind == wire.HAND:
                 self._author.hand(wire.decode_handed(payload), seen=self._chain.others_at)
             elif kind == wire.SEEN:
+                if not self._forgotten:
+                    self._chain.others_at = wire.decode_number(payload)
+            elif kind == wire.SEEN_REVERT:
+                self._forgotten = False
                 self._chain.others_at = wire.decode_number(payload)
+            elif kind == wire.CHEAT:
+                self._cheat(payload)
             else:
                 assert kind == wire.PROVE
                 self._prove(payload)
         return bool(data)
+
+    def _cheat(self, payload: bytes) -> None:
+        name, request = wire.decode_cheat(payload)
+        head = self._chain.head.number
+        answer: dict[str, Any] | PhalaError | None
+        try:
+            if self._cheats is None:
+                raise NotADevChain
+            answer = self._cheats.ask(request, now())
+        except PhalaError as error:
+            answer = error
+        if self._chain.head.number > head:
+            self._end_block()  # the open one was written
+        if answer is None:
+            self._mining = name
+        else:
+            self._send(wire.CHEATED, wire.encode_cheated(name, answer))
+
+    def _mine(self, cheats: Cheats) -> None:
+        answer = cheats.mine_one(now())
+        self._end_block()
+        if answer is not None:
+            self._send(wire.CHEATED, wire.encode_cheated(self._mining, answer))
 
     def _prove(self, payload: bytes) -> None:
         name, number, keys = wire.decode_prove(payload)
@@ -100,6 +148,10 @@ class Builder:
                 self._send(wire.WRITTEN, written)
             case Justified(number, justification):
                 self._send(wire.JUSTIFIED, wire.encode_justified(number, justification))
+            case Reverted(number):
+                self._forgotten = True
+                self._chain.others_at = -1
+                self._send(wire.REVERTED, wire.encode_number(number))
             case _:
                 assert_never(news)
 

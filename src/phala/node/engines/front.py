@@ -10,13 +10,13 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
-from phala.errors import Unavailable
+from phala.errors import PhalaError, Unavailable
 from phala.node.chain import Growth, Pruned
 from phala.node.engines import wire
-from phala.node.engines.author import Justified, Written
+from phala.node.engines.author import Justified, Reverted, Written
 from phala.node.engines.handover import Handover
 from phala.node.service import Node
 from phala.primitives.types import BlockNumber
@@ -24,6 +24,7 @@ from phala.primitives.types import BlockNumber
 LOG: Final = logging.getLogger("phala.node.front")
 FLUSH_S: Final = 0.004  # extrinsics gather so long while the builder is at work
 READ_BYTES: Final = 1 << 18
+CHEATS_MAX: Final = 16  # likewise
 PROOFS_MAX: Final = 256  # asked for and not answered yet
 STOP_S: Final = 5.0  # for the builder to end
 STOP_PAUSE_S: Final = 0.01
@@ -114,11 +115,13 @@ class Front:
         self._handover = Handover(node)
         self._frames = wire.Frames()
         self._proofs: dict[int, asyncio.Future[tuple[bytes, ...] | None]] = {}
+        self._cheats: dict[int, asyncio.Future[dict[str, Any] | PhalaError]] = {}
         self._asked = 0
         self._planned = False
         self._writer: asyncio.StreamWriter | None = None
         node.has_work = self._plan
         node.prove = self.prove
+        node.cheat = self.cheat
 
     async def run(self) -> None:
         """Take up blocks until cancelled. Raises `BuilderGone`, or what the builder met."""
@@ -142,6 +145,8 @@ class Front:
             writer.close()
             for future in self._proofs.values():
                 future.cancel()
+            for cheat in self._cheats.values():
+                cheat.cancel()
 
     async def stop(self) -> None:
         """Wait for the builder's end."""
@@ -186,6 +191,30 @@ class Front:
             raise Pruned(number, self._node.chain.folded)
         return found
 
+    async def cheat(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask what a development network's owner may ask. Raises what the builder met."""
+        if len(self._cheats) >= CHEATS_MAX:
+            raise Unavailable(f"{CHEATS_MAX} requests wait", mend="ask again later")
+        reverting = request["do"] == "revert"
+        if reverting and self._handover.paused:
+            raise Unavailable("the chain is going back", mend="ask again later")
+        self._asked = (self._asked + 1) & 0xFFFF_FFFF
+        name = self._asked
+        future = self._cheats[name] = asyncio.get_running_loop().create_future()
+        if reverting:
+            self._handover.paused = True
+        self._send(wire.CHEAT, wire.encode_cheat(name, request))
+        try:
+            answer: dict[str, Any] | PhalaError = await future
+        finally:
+            del self._cheats[name]
+            if reverting:
+                self._handover.paused = False
+                self._plan()
+        if isinstance(answer, PhalaError):
+            raise answer
+        return answer
+
     # ---- from the builder
 
     async def _take_up(self, kind: int, payload: bytes) -> None:
@@ -209,9 +238,23 @@ class Front:
                 future = self._proofs.get(name)
                 if future is not None and not future.done():
                     future.set_result(proof)
+            case wire.REVERTED:
+                self._shrink(wire.decode_number(payload))
+            case wire.CHEATED:
+                name, answer = wire.decode_cheated(payload)
+                asked = self._cheats.get(name)
+                if asked is not None and not asked.done():
+                    asked.set_result(answer)
             case _:
                 assert kind == wire.FAILED
                 raise wire.decode_failure(payload)
+
+    def _shrink(self, number: BlockNumber) -> None:
+        chain = self._node.chain
+        chain.store.renew()
+        chain.shrink(number)
+        self._handover.reverted(Reverted(number))
+        self._send(wire.SEEN_REVERT, wire.encode_number(number))
 
     async def _grow(self, payload: bytes) -> None:
         """In steps, between which others may use the loop."""

@@ -5,7 +5,7 @@ from collections import deque
 from typing import Final
 
 from phala.node.core.pool import Pooled
-from phala.node.engines.author import Executed, Handed, Justified, Refusals, Written
+from phala.node.engines.author import Executed, Handed, Justified, Refusals, Reverted, Written
 from phala.node.service import Node
 from phala.primitives.types import Hash
 from phala.runtime import Problem
@@ -24,6 +24,7 @@ class Handover:
         self._handed: deque[Pooled] = deque()
         self._handed_bytes = 0
         self._in_block: list[Pooled] = []
+        self.paused = False  # nothing is handed meanwhile
         self._later: list[Hash] = []  # to be handed again after the open block
 
     @property
@@ -33,7 +34,11 @@ class Handover:
     def next(self) -> list[Handed]:
         """What may be handed now, the best of the pool first."""
         out: list[Handed] = []
-        while len(self._handed) < ON_THE_WAY_MAX and self._handed_bytes < ON_THE_WAY_BYTES_MAX:
+        while (
+            not self.paused
+            and len(self._handed) < ON_THE_WAY_MAX
+            and self._handed_bytes < ON_THE_WAY_BYTES_MAX
+        ):
             taken = self._node.pool.take(min(AT_ONCE, ON_THE_WAY_MAX - len(self._handed)))
             if not taken:
                 break
@@ -55,6 +60,13 @@ class Handover:
 
     def justified(self, news: Justified) -> None:
         self._node.finalized(news.number, news.justification)
+
+    def reverted(self, news: Reverted) -> None:
+        """The node's chain has shrunk already; what was on its way is gone."""
+        self._handed.clear()
+        self._handed_bytes = 0
+        self._in_block, self._later = [], []
+        self._node.reverted(news.number)
 
     def end_block(self) -> None:
         """All of a block was told."""

@@ -5,16 +5,17 @@ A block when there is work, its justification when the next one is written.
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Final, assert_never
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, assert_never
 
 from phala.crypto.signatures import Keypair
 from phala.node.chain import Chain
-from phala.node.engines.author import WORK_S, Author, Executed, Justified, News, Written
+from phala.node.engines.author import WORK_S, Author, Executed, Justified, News, Reverted, Written
+from phala.node.engines.dev import Cheats, NotADevChain
 from phala.node.engines.handover import AT_ONCE, Handover
 from phala.node.service import Node, now
 from phala.node.writer import Writer
-from phala.primitives.types import BlockNumber
+from phala.primitives.types import BlockNumber, Moment
 
 BUILD_S_MAX: Final = 0.4  # executing; what is left goes into the next block
 
@@ -32,9 +33,26 @@ class Solo:
         self._written = time.monotonic() - WORK_S
         node.has_work = self._wake.set
         node.prove = self._prove
+        self.cheats: Cheats | None = None  # on a development network
+        node.cheat = self._cheat
 
     async def _prove(self, keys: Sequence[bytes], number: BlockNumber) -> tuple[bytes, ...]:
         return self._chain.prove(keys, number)
+
+    async def _cheat(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        if self.cheats is None:
+            raise NotADevChain
+        answer = self.cheats.ask(request, now())
+        while answer is None:
+            self.author.hand(self._handover.next())
+            answer = self.cheats.mine_one(now())
+            self._handover.end_block()
+            self.cheats.written()
+            await asyncio.sleep(0)
+        return answer
+
+    def _clock(self) -> Moment:
+        return now() if self.cheats is None else self.cheats.clock(now())
 
     async def run(self) -> None:
         """Write blocks until cancelled."""
@@ -61,11 +79,13 @@ class Solo:
             self.author.hand(self._handover.next())
             if not self.author.can_execute:
                 break
-            self.author.execute(now(), count=AT_ONCE)
+            self.author.execute(self._clock(), count=AT_ONCE)
             await asyncio.sleep(0)
-        self.author.write(now())
+        self.author.write(self._clock())
         self._written = time.monotonic()
         self._handover.end_block()
+        if self.cheats is not None:
+            self.cheats.written()
 
     def _hear(self, news: News) -> None:
         match news:
@@ -75,5 +95,7 @@ class Solo:
                 self._handover.written(news)
             case Justified():
                 self._handover.justified(news)
+            case Reverted():
+                self._handover.reverted(news)
             case _:
                 assert_never(news)

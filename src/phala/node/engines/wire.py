@@ -4,9 +4,10 @@ Both ends are one release, so the forms are free to change. States and bodies do
 front reads them where the builder has written them.
 """
 
+import json
 import struct
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from phala.errors import Invalid, PhalaError, Refused, Unavailable
 from phala.node.blobs import decode_list, encode_list
@@ -20,6 +21,8 @@ FRAME: Final = struct.Struct("<IB")  # bytes of the payload, kind
 HAND: Final = 1
 PROVE: Final = 2
 SEEN: Final = 3  # the front has taken up a block, and all before it
+CHEAT: Final = 4  # of a development network
+SEEN_REVERT: Final = 5  # the front has forgotten the blocks above this one
 # From the builder.
 READY: Final = 16
 FAILED: Final = 17
@@ -28,6 +31,8 @@ WRITTEN: Final = 19
 JUSTIFIED: Final = 20
 END_BLOCK: Final = 21
 PROOF: Final = 22
+REVERTED: Final = 23
+CHEATED: Final = 24
 
 _HANDED: Final = struct.Struct("<QI")
 _REFUSED: Final = struct.Struct("<IBB")
@@ -35,6 +40,7 @@ _EXECUTED: Final = struct.Struct("<I")
 _NUMBER: Final = struct.Struct("<Q")
 _WRITTEN: Final = struct.Struct("<QQI")
 _PROVE: Final = struct.Struct("<IQ")
+_CHEAT: Final = struct.Struct("<IB")
 _PROOF: Final = struct.Struct("<IB")
 _PROBLEMS: Final = tuple(Problem)
 _PLACES: Final = {problem: place for place, problem in enumerate(_PROBLEMS)}
@@ -160,6 +166,27 @@ def encode_proof(name: int, proof: tuple[bytes, ...] | None) -> bytes:
 def decode_proof(payload: bytes) -> tuple[int, tuple[bytes, ...] | None]:
     name, found = _PROOF.unpack_from(payload)
     return name, decode_list(payload[_PROOF.size :]) if found else None
+
+
+def encode_cheat(name: int, request: Mapping[str, Any]) -> bytes:
+    return _CHEAT.pack(name, 0) + json.dumps(request).encode()
+
+
+def decode_cheat(payload: bytes) -> tuple[int, dict[str, Any]]:
+    name, _ = _CHEAT.unpack_from(payload)
+    return name, json.loads(payload[_CHEAT.size :])
+
+
+def encode_cheated(name: int, answer: Mapping[str, Any] | PhalaError) -> bytes:
+    if isinstance(answer, PhalaError):
+        return _CHEAT.pack(name, 1) + encode_failure(answer)
+    return _CHEAT.pack(name, 0) + json.dumps(answer).encode()
+
+
+def decode_cheated(payload: bytes) -> tuple[int, dict[str, Any] | PhalaError]:
+    name, failed = _CHEAT.unpack_from(payload)
+    rest = payload[_CHEAT.size :]
+    return name, decode_failure(rest) if failed else json.loads(rest)
 
 
 def encode_failure(error: PhalaError) -> bytes:

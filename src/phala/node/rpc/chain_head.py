@@ -21,7 +21,7 @@ from phala.node.rpc.errors import (
 from phala.node.rpc.items import ITEMS_MAX, Pages, no_child_trie, storage_items
 from phala.node.rpc.params import Params, bad, block_hash, hex_bytes, text, to_hex
 from phala.node.rpc.server import Methods
-from phala.node.service import Finalized, Happening, NewHead, Node
+from phala.node.service import Finalized, Happening, NewHead, Node, Reverted
 from phala.primitives.header import HEADER, RuntimeEnvironmentUpdated
 from phala.primitives.types import BlockNumber, Hash
 from phala.trie import State
@@ -81,6 +81,8 @@ class Follow:
                 return
             self._new_block(happening.header.number)
             self.tell("bestBlockChanged", bestBlockHash=to_hex(happening.hash))
+        elif isinstance(happening, Reverted):
+            self.stop()
         elif isinstance(happening, Finalized):
             header = self.node.chain.header
             numbers = range(self._final + 1, happening.number + 1)

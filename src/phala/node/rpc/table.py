@@ -1,11 +1,13 @@
 """All that a node can be asked for."""
 
+from phala.node.engines.dev import is_dev
 from phala.node.rpc import (
     archive,
     author,
     blocks,
     chain_head,
     child,
+    dev,
     explorer,
     owner,
     payment,
@@ -32,6 +34,8 @@ def methods_of(node: Node, identity: system.Identity, shelf: Shelf | None = None
     transactions.register(methods, node)
     explorer.register(methods, node, shelf or Shelf(node))
     system.register(methods, node, identity)
+    if is_dev(node.chain, identity.chain_type):
+        dev.register(methods, node)
     return methods
 
 
