@@ -157,6 +157,14 @@ def test_a_td_with_unusual_attributes_is_refused(bit: int) -> None:
         judged(policy=OPEN, quote=TDX.quote(attributes=TD_PLAIN | 1 << bit))
 
 
+@pytest.mark.parametrize("features", [0, 1, 2, 0x602E7 | 1 << 3, 0x602E7 | 1 << 19, 1 << 63 | 3])
+def test_a_td_with_unknown_features_is_refused(features: int) -> None:
+    with pytest.raises(EvidenceMalformed, match=r"check 7.*features"):
+        judged(policy=OPEN, quote=TDX.quote(features=features))
+    known = judged(policy=OPEN, quote=TDX.quote(features=0x6DBE7))
+    assert known.measurements["xfam"] == bytes.fromhex("e7db060000000000")
+
+
 @pytest.mark.parametrize("flags", [1, 4, 5 | 2, 5 | 16, 5 | 32])
 def test_an_enclave_with_unusual_attributes_is_refused(flags: int) -> None:
     with pytest.raises((DebugRefused, EvidenceMalformed)):

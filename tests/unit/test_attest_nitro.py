@@ -47,8 +47,11 @@ def test_the_root_is_pinned() -> None:
 
 
 def test_debug_mode_is_refused() -> None:
-    with pytest.raises(DebugRefused, match="check 8"):
-        judged(nitro_document(ENCLAVE, pcr0=bytes(48)))
+    pcrs: dict[int | str, Any] = {index: bytes([index + 1]) * 48 for index in range(16)}
+    assert not judged(nitro_document(ENCLAVE, changes={"pcrs": pcrs})).debug
+    for zero in (0, 1, 2):
+        with pytest.raises(DebugRefused, match="check 8"):
+            judged(nitro_document(ENCLAVE, changes={"pcrs": {**pcrs, zero: bytes(48)}}))
 
 
 @pytest.mark.parametrize("late_ms", [300_001, 10**10, -60_001, -(10**10)])

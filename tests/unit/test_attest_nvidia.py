@@ -1,12 +1,21 @@
 """Reports of devices and their manifests: by vendors shaped like NVIDIA."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
-from phala.attest import PRODUCTION, AttestationError, PlatformCode, TcbStatus, Verdict, verify_rim
+from phala.attest import (
+    PRODUCTION,
+    AttestationError,
+    PlatformCode,
+    TcbStatus,
+    Verdict,
+    nvidia,
+    verify_rim,
+)
 from phala.attest.errors import (
     AnchorRefused,
     EvidenceExpired,
@@ -85,6 +94,32 @@ def test_a_measurement_that_differs_is_refused() -> None:
             judged(report)
     with pytest.raises(MeasurementRefused):
         judged(gpu_report(DEVICE, blocks={1: GOOD[1]}))
+
+
+def test_a_manifest_is_verified_once_and_kept_by_its_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[bytes] = []
+
+    def verified(document: bytes) -> Rim:
+        asked.append(document)
+        return RIMS[hashlib.sha256(document).digest()]
+
+    monkeypatch.setattr(nvidia, "verify_rim", verified)
+    nvidia._verified.cache_clear()
+    try:
+        for _ in range(3):
+            assert judged(gpu_report(DEVICE), rims={}).tcb_status is TcbStatus.UP_TO_DATE
+    finally:
+        nvidia._verified.cache_clear()
+    assert asked == [DRIVER_XML, VBIOS_XML]
+
+
+def test_a_gpu_without_a_driver_is_no_switch_by_a_gpus_manifest() -> None:
+    """A switch is up to date by one manifest alone; a GPU must not become one by leaving it out."""
+    items = {CHAIN: DEVICE.pem, VBIOS: VBIOS_XML}
+    with pytest.raises(MeasurementRefused, match="another kind of device"):
+        judged(gpu_report(DEVICE, driver=b""), items)
 
 
 def test_a_manifest_of_another_version_is_refused() -> None:

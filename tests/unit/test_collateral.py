@@ -291,6 +291,23 @@ def test_a_raised_floor_lets_both_judge_until_its_grace_ends(site: Ground) -> No
     assert site.register(late).state == WORKER_ACTIVE
 
 
+def test_a_later_raise_does_not_put_off_an_earlier_one(site: Ground) -> None:
+    """An urgent floor waits a day; another one must not give old platforms two weeks instead."""
+
+    def act(world: World) -> None:
+        pallet = world.collateral
+        pallet.raise_floor(Root(), 21, DAY_MS)
+        with refused_by(GraceTooLong, pallet.block):
+            pallet.raise_floor(Root(), 22, DAY_MS + 1)
+        pallet.raise_floor(Root(), 22, DAY_MS)
+
+    site.govern(act)
+    site.pass_time(DAY_MS)
+    assert refused(site, submit_intel(site.vendors.tdx.collateral(number=21))) == BELOW_FLOOR
+    site.govern(lambda world: world.collateral.raise_floor(Root(), 23, 14 * DAY_MS))
+    site.chain.block(submit_intel(site.vendors.tdx.collateral(number=22)))
+
+
 def test_a_floor_only_rises_and_governance_alone_raises_it(site: Ground) -> None:
     def act(world: World) -> None:
         pallet = world.collateral

@@ -57,6 +57,9 @@ _SGX_INIT, _SGX_DEBUG, _SGX_MODE64 = 1 << 0, 1 << 1, 1 << 2
 _SGX_PROVISION, _SGX_EINIT_TOKEN = 1 << 4, 1 << 5
 # TD attributes, Intel TDX module specification, ATTRIBUTES: all that may be set.
 _TD_DEBUG, _TD_SEPT_VE_DISABLE = 1 << 0, 1 << 28
+# XFAM, which processor features the TD uses: what must be set (x87, SSE), and all that may be. The
+# same document, and Google's go-tdx-guest; another bit is a feature that nobody judged.
+_XFAM_ALWAYS, _XFAM_KNOWN = 0x3, 0x6DBE7
 
 _STATUSES: Final = MappingProxyType(
     {
@@ -203,7 +206,9 @@ def _check_attributes(platform: PlatformCode, body: bytes, policy: Policy) -> No
     else:
         flags = int.from_bytes(body[120:128], "little")
         debug = flags & _TD_DEBUG
+        xfam = int.from_bytes(body[128:136], "little")
         good = not flags & ~(_TD_DEBUG | _TD_SEPT_VE_DISABLE)
+        good = good and xfam & _XFAM_ALWAYS == _XFAM_ALWAYS and not xfam & ~_XFAM_KNOWN
     if debug:
         raise DebugRefused(
             f"the {platform.word} attributes 0x{flags:016x} allow debugging, which no policy"
@@ -219,7 +224,9 @@ def _check_attributes(platform: PlatformCode, body: bytes, policy: Policy) -> No
         )
     if not good:
         raise EvidenceMalformed(
-            f"the {platform.word} attributes 0x{flags:016x} are not a plain enclave's",
+            f"the {platform.word} attributes 0x{flags:016x}, or its features"
+            f" 0x{body[48:64].hex() if platform is PlatformCode.SGX else body[128:136].hex()},"
+            " are not a plain enclave's",
             check=7,
             mend="start the enclave with the attributes of its published build",
         )
@@ -352,6 +359,7 @@ def _verdict(
         measurements = {
             "mrtd": body[136:184],
             "mrconfigid": body[184:232],
+            "xfam": body[128:136],
             **{f"rtmr{index}": body[328 + 48 * index : 376 + 48 * index] for index in range(4)},
         }
         code = b"".join(measurements[name] for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2"))

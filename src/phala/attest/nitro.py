@@ -8,7 +8,7 @@ Source: AWS, "Verifying the root of trust", and RFC 9052. Checks, as numbered in
     signed by the next (P-384, SHA-384), may sign if it does, and is valid when the document was
     made.
 6.  The enclave's certificate signed the message.
-8.  Where PCR 0, 1 and 2 are zero, the enclave runs in debug mode: that is for the policy.
+8.  Where PCR 0, 1 or 2 is zero, the enclave runs in debug mode: that is for the policy.
 9.  The document is not older than the policy accepts, and not of the future.
 """
 
@@ -160,7 +160,7 @@ def _check_signature(payload: bytes, signature: bytes, leaf: Certificate) -> Non
 
 def _verdict(payload: bytes, fields: dict[str, Any], made: Moment) -> Verdict:
     pcrs = {f"pcr{index}": fields["pcrs"][index] for index in sorted(fields["pcrs"])}
-    debug = not any(any(pcrs[name]) for name in ("pcr0", "pcr1", "pcr2"))  # 8
+    debug = not all(any(pcrs[name]) for name in ("pcr0", "pcr1", "pcr2"))  # 8
     said = fields.get("user_data") or b""
     extra = {name: fields[name] for name in ("nonce", "public_key") if fields.get(name)}
     notes: tuple[str, ...] = ("AWS operates the machine and is trusted with its memory",)

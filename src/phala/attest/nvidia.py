@@ -19,6 +19,7 @@ report_data must bind the report. Checks, as numbered in `verify`:
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -42,6 +43,7 @@ DEVICE_ROOT: Final = "a90c4eb5acfd3e3d03a25db6a26b84f720ad0503196c627c21ddd48dd8
 CHAIN, DRIVER, VBIOS = "nvidia_chain", "nvidia_rim_driver", "nvidia_rim_vbios"  # PEM, XML, XML
 COLLATERAL: Final = (CHAIN, DRIVER, VBIOS)
 CHAIN_CERTIFICATES: Final = 5
+RIMS_KEPT: Final = 16  # of about 25 KB each, at most 128
 NO_RIMS: Final[Mapping[bytes, Rim]] = MappingProxyType({})
 
 _REQUEST_BYTES: Final = 37  # version, code, 2 parameters, nonce, slot
@@ -53,6 +55,7 @@ _BLOCKS_MAX, _FIELDS_MAX = 255, 64
 _DRIVER_FIELD, _VBIOS_FIELD, _FWID_FIELD = 3, 6, 20
 _READ: Final = (_DRIVER_FIELD, _VBIOS_FIELD, _FWID_FIELD)
 _FWID_DEPTH_MAX: Final = 4
+_SWITCH: Final = "SWITCH"  # a manifest's edition; a GPU's is "GPU"
 _DICE: Final = ("2.23.133.5.4.1", "2.23.133.5.4.1.1")  # TcbInfo, MultiTcbInfo
 _MEND: Final = "give the report as the device made it, and the chain that came with it"
 
@@ -239,8 +242,15 @@ def _manifest(
 ) -> Rim:
     """7."""
     digest = hashlib.sha256(document).digest()
-    rim = rims[digest] if digest in rims else verify_rim(document)
+    rim = rims[digest] if digest in rims else _verified(document)
     wanted = report.driver if name == DRIVER else report.vbios
+    if (rim.edition == _SWITCH) != report.is_switch:
+        raise MeasurementRefused(
+            f"the manifest is of a {rim.edition or 'device of no kind'}, the report of another kind"
+            " of device",
+            check=7,
+            mend="give NVIDIA's manifests of the device that made the report",
+        )
     if rim.version.upper() != wanted.upper():
         raise MeasurementRefused(
             f"the manifest is of the version {rim.version}, the report of {wanted or 'none'}",
@@ -255,6 +265,12 @@ def _manifest(
             mend="fetch the manifest again, or ask governance to list it",
         )
     return rim
+
+
+@lru_cache(maxsize=RIMS_KEPT)
+def _verified(document: bytes) -> Rim:
+    """Kept by its bytes: no time enters, and devices of one kind come with the same two."""
+    return verify_rim(document)
 
 
 def compare(report: Report, rim: Rim) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -172,6 +172,7 @@ class SimulatedIntel:
         config_id: bytes = bytes(48),
         registers: Sequence[bytes] = (b"\1" * 48, b"\2" * 48, b"\3" * 48, bytes(48)),
         module_version: int = 1,
+        features: int = 0x602E7,
     ) -> bytes:
         """A quote of the platform: version 4 of a TD, version 3 of an enclave."""
         if self.tdx:
@@ -179,7 +180,7 @@ class SimulatedIntel:
             flags = TD_PLAIN if attributes is None else attributes
             svns = bytes((3, module_version, 3)).ljust(16, b"\0")
             body = svns + b"\x5b" * 48 + bytes(48) + bytes(8) + flags.to_bytes(8, "little")
-            body += bytes.fromhex("e702060000000000") + b"\x33" * 48 + config_id + bytes(96)
+            body += features.to_bytes(8, "little") + b"\x33" * 48 + config_id + bytes(96)
             body += b"".join(registers) + report_data
         else:
             header = _header(3, 0)

@@ -327,6 +327,8 @@ class PhalaCollateral(Pallet):
         now = self.clock.time()
         held = old.number if old.effective_at <= now else old.previous
         effective_at = Moment(now + grace_ms)
+        if old.effective_at > now and effective_at > old.effective_at:
+            raise GraceTooLong  # it would put off the floor that waits already
         self.floor.put(Floor(number, held, effective_at))
         self.emit(FloorRaised(number, effective_at))
         self._remind(effective_at)

@@ -28,7 +28,7 @@ class FloorNotRaised(PalletError):
 
 
 class GraceTooLong(PalletError):
-    """The grace is longer than 90 days: give a shorter one."""
+    """The grace is over 90 days, or puts off a floor that waits already: give a shorter one."""
 
 
 class CollateralNotFound(PalletError):

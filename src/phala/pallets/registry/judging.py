@@ -130,6 +130,8 @@ def check(
     if any(each in registry.blocked for each in _broken(proves)):  # 13
         raise PlatformIsBlocked
     arrivals(registry, manifest.worker, proves, refresh_blocks)  # 13
+    if proves.evidence_id in registry.used_evidence:  # 15, before devices: those take longest
+        raise EvidenceUsed
     used = (proves.evidence_id, *_judge_devices(registry, body))  # 14
     if len(set(used)) < len(used) or any(each in registry.used_evidence for each in used):  # 15
         raise EvidenceUsed
