@@ -1,24 +1,38 @@
 """What a development network's owner may do with it: over a real node of several processes."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from tests.clients import chain
 from tests.unit.test_node_door import ALICE, BOB, DAVE, account_key, ask, error, signed
 
+from phala.attest import PRODUCTION
+from phala.cli.main import phala
 from phala.codec import encode_compact
+from phala.errors import PhalaError
 from phala.finality import decode_justification, verify_own
+from phala.frame import BadOrigin, Block, Root, Unsigned
 from phala.node.chain import Chain
 from phala.node.engines.opening import runtimes_of, store_of
+from phala.node.spec import write_spec
 from phala.node.store import Store
 from phala.node.writer import authorities_after
+from phala.pallets.dev import NotADevChain, SequencePassed, SequenceTooFar
 from phala.primitives.address import encode_ss58
 from phala.primitives.keys import storage_prefix
 from phala.primitives.types import PHA, AccountId, BlockNumber
+from phala.runtime import GenesisConfig, InvalidTransaction, Problem, Source
+from phala.runtime.attestation import AttestVerifier
+from phala.runtime.validity import validate_bare
+from phala.runtime.world import CALLS, World
 from phala.trie import State
 
 WAIT_S = 20
@@ -268,3 +282,105 @@ def test_blocks_come_to_the_same_for_whoever_makes_them_again(
             )
     finally:
         store.close()
+
+
+# ---- the command line
+
+
+def run(node: chain.RunningNode, *words: str, code: int = 0) -> dict[str, Any]:
+    command, *rest = words
+    found = CliRunner().invoke(phala, ["dev", command, *rest, "--url", node.websocket, "--json"])
+    if code:
+        assert isinstance(found.exception, PhalaError)
+        assert found.exception.exit_code == code
+        return {"what": found.exception.what}
+    assert found.exit_code == 0, found.output + repr(found.exception)
+    document = json.loads(found.output)
+    assert document["on"] == ON
+    return dict(document)
+
+
+def test_all_of_it_from_the_command_line(node: chain.RunningNode, tmp_path: Path) -> None:
+    assert run(node, "mine", "3")["blocks"] == 3
+    later = run(node, "forward", "2h", "--blocks", "2")["time_ms"]
+    assert run(node, "time", str(later + 5_000))["time_ms"] == later + 5_000
+    run(node, "set-balance", "Bob", "50")
+    file = tmp_path / "state.json"
+    assert run(node, "dump", str(file))["pairs"] > 10
+    run(node, "snapshot", "cli")
+    done = run(
+        node, "impersonate", "Bob", "Balances.transfer_keep_alive",
+        "--arg", "dest=Alice", "--arg", "value=1000000000000",
+    )  # fmt: skip
+    assert done["ok"]
+    assert list(run(node, "snapshots")["snapshots"]) == ["cli"]
+    assert run(node, "load", str(file))["changed"] >= 2
+    assert run(node, "revert", "cli", "--keep")["gone"] >= 2
+    run(node, "release", "cli")
+
+    failed = run(
+        node, "impersonate", "Bob", "Balances.burn", "--arg", "value=99999999999999999",
+        "--arg", "keep_alive=true", code=77,
+    )  # fmt: skip
+    assert "dev chain" in failed["what"]
+    assert "no snapshot" in run(node, "revert", "cli", code=77)["what"]
+
+
+def test_another_chain_has_none_of_it(tmp_path: Path) -> None:
+    spec = chain.prepare(tmp_path)
+    document = json.loads(spec.read_text())
+    config = GenesisConfig.from_json(json.dumps(document))
+    policy = PRODUCTION
+    live = replace(
+        config,
+        chain_type="Live",
+        accepted_platforms=tuple(int(each) for each in policy.platforms),
+        policy=policy.encode(),
+    )
+    write_spec(spec, live)
+    node = chain.start(tmp_path, spec)
+    try:
+        with httpx.Client(base_url=node.http, timeout=WAIT_S) as client:
+            methods = ask(client, "rpc_methods")["methods"]
+            assert "chain_getHeader" in methods
+            assert not [each for each in methods if each.startswith("dev_")]
+            assert error(client, "dev_mine")["code"] == -32601
+            key = "0x" + storage_prefix("Dev", "IsDev").hex()
+            assert ask(client, "state_getStorage", key) is None
+        assert "no dev chain" in run(node, "mine", code=77)["what"]
+    finally:
+        node.process.terminate()
+        node.process.wait(10)
+
+
+def test_a_call_that_nobody_signed_is_in_no_block_of_another_chain() -> None:
+    world = World(Block(BlockNumber(1), phase=1), AttestVerifier())
+    call = CALLS.decode(b"\xff\0" + bytes(8) + b"\0\0" + bytes.fromhex(transfer(BOB, PHA)[2:]))
+
+    with pytest.raises(NotADevChain):
+        call.dispatch(world.pallets[call.pallet], Unsigned())
+    for source in Source:
+        with pytest.raises(InvalidTransaction) as refused:
+            validate_bare(world, call, source)
+        assert refused.value.problem is Problem.NO_UNSIGNED_VALIDATOR
+    world.dev.is_dev.put(True)  # noqa: FBT003 - the value itself
+    assert validate_bare(world, call, Source.LOCAL).provides
+    with pytest.raises(BadOrigin):
+        call.dispatch(world.pallets[call.pallet], Root())
+
+
+def test_each_unsigned_call_is_made_once_and_in_order() -> None:
+    world = World(Block(BlockNumber(1), phase=1), AttestVerifier())
+    world.dev.is_dev.put(True)  # noqa: FBT003 - the value itself
+
+    def made(sequence: int) -> None:
+        data = b"\xff\0" + sequence.to_bytes(8, "little") + b"\0\0" + b"\0\0\0"
+        call = CALLS.decode(data)
+        call.dispatch(world.pallets[call.pallet], Unsigned())
+
+    with pytest.raises(SequenceTooFar):
+        made(1)
+    made(0)
+    with pytest.raises(SequencePassed):
+        made(0)
+    made(1)
