@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from phala.attest import Evidence, open_evidence
+from phala.attest.verdict import PlatformCode
 from phala.errors import Invalid
-from phala.tee.gpu import GpuEvidence, gpu_digest, gpu_evidence, gpu_nonce
+from phala.tee.gpu import gpu_evidence
 from phala.testing.p384_pki import chain, gpu_report
 
 # What the driver's library does, as much as is asked of it. Errors are NVML's: 3 not supported.
@@ -62,20 +64,25 @@ const char *nvmlErrorString(int number) { return number == 3 ? "Not Supported" :
 SCRIPT = """
 import json, sys
 from phala.errors import PhalaError
-from phala.tee.gpu import gpu_digest, gpu_evidence
+from phala.tee.gpu import gpu_evidence
 try:
     found = gpu_evidence(bytes.fromhex(sys.argv[1]))
 except PhalaError as error:
     print(json.dumps({"error": type(error).__name__, "what": error.what}))
 else:
-    print(json.dumps({"digest": gpu_digest(found).hex(), "gpus": [
+    print(json.dumps({"gpus": [
         {"name": each.name, "report": each.report.hex(), "chain": each.chain.hex(),
          "confidential": each.confidential, "dev_tools": each.dev_tools} for each in found]}))
 """
-NONCE = gpu_nonce(b"w" * 32, b"b" * 32)
+NONCE = bytes(range(100, 132))
 
 
 def asked(folder: Path, nonce: bytes = NONCE, **environment: str) -> dict[str, object]:
+    said: dict[str, object] = json.loads(run(folder, ["-c", SCRIPT, nonce.hex()], environment))
+    return said
+
+
+def run(folder: Path, arguments: list[str], environment: dict[str, str]) -> str:
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler to make a driver with")
@@ -89,7 +96,7 @@ def asked(folder: Path, nonce: bytes = NONCE, **environment: str) -> dict[str, o
     (folder / "report").write_bytes(gpu_report(device, nonce=NONCE))
     (folder / "chain").write_bytes(device.pem)
     ended = subprocess.run(
-        [sys.executable, "-c", SCRIPT, nonce.hex()],
+        [sys.executable, *arguments],
         env={
             **os.environ,
             "LD_LIBRARY_PATH": str(folder),
@@ -103,8 +110,7 @@ def asked(folder: Path, nonce: bytes = NONCE, **environment: str) -> dict[str, o
         check=True,
         timeout=60,
     )
-    said: dict[str, object] = json.loads(ended.stdout)
-    return said
+    return ended.stdout
 
 
 def test_each_gpu_gives_its_report_and_chain(tmp_path: Path) -> None:
@@ -119,8 +125,6 @@ def test_each_gpu_gives_its_report_and_chain(tmp_path: Path) -> None:
         assert bytes.fromhex(each["chain"]) == (tmp_path / "chain").read_bytes()
         assert each["confidential"]
         assert not each["dev_tools"]
-    one = GpuEvidence("", report, b"", confidential=True, dev_tools=False)
-    assert said["digest"] == gpu_digest((one, one)).hex()
 
 
 def test_a_driver_with_its_tools_open_is_told(tmp_path: Path) -> None:
@@ -150,12 +154,18 @@ def test_a_machine_without_gpus_is_told(tmp_path: Path) -> None:
     assert asked(tmp_path, GPUS="0")["error"] == "GpuAbsent"
 
 
-def test_nonce_and_digest_bind_who_asks_and_every_report() -> None:
-    assert len({NONCE, gpu_nonce(b"x" * 32, b"b" * 32), gpu_nonce(b"w" * 32, b"c" * 32)}) == 3
-    one, two = (GpuEvidence("", r, b"", confidential=True, dev_tools=False) for r in (b"1", b"2"))
-    assert (
-        len({gpu_digest(()), gpu_digest((one,)), gpu_digest((one, two)), gpu_digest((two, one))})
-        == 4
-    )
+def test_a_nonce_of_another_size_is_not_asked_with() -> None:
     with pytest.raises(Invalid, match="31 bytes"):
         gpu_evidence(bytes(31))
+
+
+def test_phala_attest_writes_what_phala_verify_opens(tmp_path: Path) -> None:
+    file = tmp_path / "gpus.json"
+    arguments = ["--gpu", "--report-data", NONCE.hex(), "--out", str(file)]
+    main = "from phala.cli.main import main; raise SystemExit(main())"
+    said = run(tmp_path, ["-c", main, "attest", *arguments], {"DEV_TOOLS": "1"})
+
+    assert "GPU 2 of a test: confidential mode, developers' tools on" in said
+    first, second = open_evidence(file.read_bytes())
+    assert first == second
+    assert first.evidence == Evidence(PlatformCode.NVIDIA, (tmp_path / "report").read_bytes())

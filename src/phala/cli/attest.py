@@ -1,14 +1,18 @@
 """`phala attest`: the evidence that this machine can give of itself, and what it measures."""
 
+import base64
+import json
 import secrets
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from phala.cli.evidence import plain
 from phala.cli.options import json_option
 from phala.cli.render import show
 from phala.errors import Invalid
+from phala.tee import gpu as gpus
 from phala.tee.detect import detect_platform
 from phala.tee.platform import Platform, ReportData
 from phala.tee.simulated import SimulatedPlatform, measure
@@ -37,18 +41,22 @@ SIMULATED_CODE: Final = b"phala attest"
     metavar="KEYFILE",
     help="Simulate a platform with this key: no hardware protection.",
 )
+@click.option("--gpu", is_flag=True, help="Of the GPUs here instead, through NVIDIA's NVML.")
 @json_option
 def attest(
-    *, report_data: str | None, out: Path | None, simulated: Path | None, as_json: bool
+    *, report_data: str | None, out: Path | None, simulated: Path | None, gpu: bool, as_json: bool
 ) -> None:
     """Get evidence from the trusted hardware under this process, and show what it measures.
 
     Nothing is judged here: what the evidence is worth, a verifier says. Where there is no such
     hardware, the error says what was looked for (exit code 77). Run it as root, in the guest.
 
-    Example: phala attest --report-data 00ff --out evidence.bin
+    Example: phala attest --report-data 00ff --out evidence.bin; phala attest --gpu --out gpus.json
     """
     said = _report_data(report_data)
+    if gpu:
+        _attest_gpus(said[: gpus.NONCE_BYTES], out, as_json=as_json)
+        return
     word, platform = _platform(simulated)
     evidence = platform.quote(said)  # with what the host gave to judge it by
     document = {
@@ -64,6 +72,37 @@ def attest(
     if out is not None:
         _write(out, evidence)
     show(document, _text(document), as_json=as_json)
+
+
+def _attest_gpus(nonce: bytes, out: Path | None, *, as_json: bool) -> None:
+    """In the shape of NVIDIA's SDKs, which `phala verify --nonce` takes."""
+    found = gpus.gpu_evidence(nonce)
+    items = [
+        {
+            "nonce": nonce.hex(),
+            "evidence": base64.b64encode(each.report).decode(),
+            "certificate": base64.b64encode(each.chain).decode(),
+        }
+        for each in found
+    ]
+    if out is not None:
+        _write(out, json.dumps(items).encode())
+    document = {
+        "nonce": nonce.hex(),
+        "gpus": [
+            {"name": each.name, "confidential": each.confidential, "dev_tools": each.dev_tools}
+            for each in found
+        ],
+        "evidence": items,
+        "file": None if out is None else str(out),
+    }
+    lines = [f"nonce        {nonce.hex()}"]
+    for each in found:
+        mode = "confidential mode" if each.confidential else "not in confidential mode"
+        tools = ", developers' tools on: its memory is open" if each.dev_tools else ""
+        lines.append(f"gpu          {plain(each.name)}: {mode}{tools}")
+    lines.append(f"evidence     {'in ' + str(out) if out else 'with --out or --json'}")
+    show(document, "\n".join(lines), as_json=as_json)
 
 
 def _platform(simulated: Path | None) -> tuple[str, Platform]:

@@ -9,7 +9,7 @@ Not:   a TEE: whoever owns the machine owns the kernel that keeps these promises
 
 from phala.confine.confinement import Confinement, confine
 from phala.confine.files import Files
-from phala.confine.privileges import die_with_parent, harden
+from phala.confine.privileges import die_with_parent, drop_privileges, harden
 from phala.confine.syscalls import ENGINE, SEALED, Filter
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "Filter",
     "confine",
     "die_with_parent",
+    "drop_privileges",
     "harden",
 ]

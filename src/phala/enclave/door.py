@@ -13,7 +13,15 @@ from phala.enclave.clusters.commands import CommandRefused
 from phala.enclave.clusters.members import generation_key
 from phala.enclave.dispatch import Handlers
 from phala.enclave.identity import Identity, accepted, offered
-from phala.enclave.ports import Engine, EngineResult, Entropy, Journal, Position
+from phala.enclave.ports import (
+    Devices,
+    Engine,
+    EngineResult,
+    Entropy,
+    Journal,
+    NoDevices,
+    Position,
+)
 from phala.enclave.query.door import Prepared, QueryDoor
 from phala.enclave.records import (
     CLUSTER_KEYS,
@@ -57,6 +65,8 @@ from phala.messages.registration import (
     Manifest,
     Registration,
     SignedRegistration,
+    device_nonce,
+    devices_digest,
     manifest_hash,
     report_data,
 )
@@ -95,6 +105,7 @@ class Enclave:
         entropy: Entropy,
         journal: Journal,
         note: Callable[[str], None],
+        devices: Devices | None = None,
     ) -> None:
         """`store` is what was kept, or empty; `note` hears what was passed over, no secrets."""
         assert start.genesis == identity.genesis, "the identity is of this chain"
@@ -102,6 +113,7 @@ class Enclave:
         self.about = about
         self.store = store
         self._platform = platform
+        self._devices = devices or NoDevices()
         self._engine = engine
         self._entropy = entropy
         self._journal = journal
@@ -221,7 +233,9 @@ class Enclave:
 
     def _registered(self, manifest: Manifest, key: EncryptionKey) -> SignedRegistration:
         finalized, identity = self.view.finalized, self.identity
-        data = report_data(PURPOSE_REGISTER, manifest, finalized.hash, finalized.height)
+        devices = self._devices.evidence(device_nonce(identity.worker, finalized.hash))
+        bound = devices_digest(devices)
+        data = report_data(PURPOSE_REGISTER, manifest, finalized.hash, finalized.height, bound)
         body = Registration(
             version=REGISTRATION_VERSION,
             manifest=manifest,
@@ -230,6 +244,7 @@ class Enclave:
             evidence=Evidence(self.about.platform, self._platform.quote(ReportData(data))),
             encryption_key=key,
             key_signature=identity.sign(Purpose.ENCRYPTION_KEY, ENCRYPTION_KEY.encode(key)),
+            devices=devices,
         )
         signature = identity.sign(Purpose.REGISTRATION, REGISTRATION_BODY.encode(body))
         return SignedRegistration(body, signature)

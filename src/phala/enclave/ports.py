@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+from phala.messages.registration import Device
 from phala.messages.types import CodeId, ContractId, Count
 from phala.primitives.types import AccountId, Hash
 
@@ -16,6 +17,24 @@ class Entropy(Protocol):
     def random_bytes(self, size: int) -> bytes:
         """Nobody else can guess or repeat them, not even after a restart from old files."""
         ...
+
+
+class Devices(Protocol):
+    def evidence(self, nonce: bytes) -> tuple[Device, ...]:
+        """Of the GPUs that this enclave may use, said of this nonce; nothing where there are none.
+
+        Raises:
+            Unavailable: a device did not answer.
+        """
+        ...
+
+
+class NoDevices:
+    """A machine without GPUs, or one whose GPUs the enclave does not use."""
+
+    def evidence(self, nonce: bytes) -> tuple[Device, ...]:
+        del nonce
+        return ()
 
 
 class Journal(Protocol):

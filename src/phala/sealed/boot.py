@@ -79,7 +79,7 @@ def boot(config: Config) -> Booted:
     start = load_light(config.light)
     genesis = Hash(blake2_256(start.header))
     head = light.start(genesis, start.header, start.proof)
-    under = platform_under(config.simulated_key, runtime_id)
+    under = platform_under(config.simulated_key, runtime_id, config.gpu_manifests)
     platform = under.platform
     entropy = SystemEntropy()
     config.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -102,6 +102,7 @@ def boot(config: Config) -> Booted:
             entropy=entropy,
             journal=checkpoint,
             note=lambda text: log("passed over", what=text),
+            devices=under.devices,
         )
     except BaseException:
         pool.close()

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from phala.errors import Invalid
+from phala.messages.registration import MANIFESTS_MAX
+from phala.primitives.types import Hash
 
 CONFIG_BYTES_MAX: Final = 64 * 1024
 LIGHT_BYTES_MAX: Final = 1024 * 1024
@@ -19,6 +21,7 @@ class Config:
     simulated_key: Path | None  # None: the hardware under this process
     runtime: Path | None  # None: the module that set-up built
     engines: int  # children
+    gpu_manifests: tuple[Hash, ...] = ()  # SHA-256 of those that GPUs are held against
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,22 @@ def load_config(path: Path) -> Config:
             simulated_key=Path(platform["key"]) if kind == "simulated" else None,
             runtime=None if runtime is None else Path(runtime),
             engines=engines,
+            gpu_manifests=_hashes(document.get("gpu_manifests", [])),
         )
     except (KeyError, TypeError) as error:
         raise Invalid(f"{path} lacks {error}", mend="let phala.worker write it") from None
+
+
+def _hashes(found: Any) -> tuple[Hash, ...]:
+    try:
+        hashes = tuple(Hash(bytes.fromhex(each.removeprefix("0x"))) for each in found)
+    except (AttributeError, TypeError, ValueError):
+        hashes = (Hash(b""),)
+    if len(hashes) > MANIFESTS_MAX or any(len(each) != 32 for each in hashes):
+        raise Invalid(
+            "gpu_manifests are no hashes", mend=f"name up to {MANIFESTS_MAX} by their SHA-256"
+        )
+    return hashes
 
 
 def load_light(path: Path) -> LightStart:

@@ -5,7 +5,6 @@ library is NVIDIA's own, of the driver; `nvidia-ml-py` calls it and is installed
 GPUs: `phala[gpu]`.
 """
 
-import hashlib
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from phala.tee.ops import InterfaceFailed
 NONCE_BYTES: Final = 32
 GPUS_MAX: Final = 64
 _NONCE: Final = slice(4, 4 + NONCE_BYTES)  # in the request that a report begins with
-_NONCE_TAG: Final = b"phala/gpu-nonce/v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +28,6 @@ class GpuEvidence:
     chain: bytes  # PEM, leaf first
     confidential: bool  # as the driver says: not in the report
     dev_tools: bool  # likewise: debuggers reach the GPU's memory
-
-
-def gpu_nonce(worker: bytes, block_hash: bytes) -> bytes:
-    """What the GPUs' reports must say, so that nobody lends a worker another's GPU.
-
-    SHA-256(tag, worker's key, hash of a recent block); reference: tee.md section 3.4.
-    """
-    return hashlib.sha256(_NONCE_TAG + worker + block_hash).digest()
-
-
-def gpu_digest(found: tuple[GpuEvidence, ...]) -> bytes:
-    """What the CPU's report data binds: SHA-256 over the reports in the driver's order."""
-    digest = hashlib.sha256()
-    for each in found:
-        digest.update(hashlib.sha256(each.report).digest())
-    return digest.digest() if found else b""
 
 
 def gpu_evidence(nonce: bytes) -> tuple[GpuEvidence, ...]:

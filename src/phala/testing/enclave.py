@@ -15,7 +15,7 @@ import phala.phat
 from phala.enclave import light
 from phala.enclave.door import About, Enclave
 from phala.enclave.identity import Identity
-from phala.enclave.ports import Changes, EngineCall, EngineResult, Position
+from phala.enclave.ports import Changes, Devices, EngineCall, EngineResult, Position
 from phala.enclave.query.door import Prepared
 from phala.enclave.store import Store
 from phala.messages import calls
@@ -139,6 +139,7 @@ class SimWorker:
         identity: Identity | None = None,
         store: Store | None = None,
         seed: bytes = b"worker",
+        devices: Devices | None = None,
     ) -> None:
         self.chain = chain
         self.engine = engine or LocalEngine()
@@ -158,6 +159,7 @@ class SimWorker:
             entropy=HashEntropy(seed + len(self.journal.records).to_bytes(4, "little")),
             journal=self.journal,
             note=self.notes.append,
+            devices=devices,
         )
 
     def restarted(self, count: int | None = None) -> "SimWorker":

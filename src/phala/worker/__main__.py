@@ -16,6 +16,7 @@ from typing import Final
 import uvicorn
 import uvloop
 
+from phala.confine import drop_privileges, harden
 from phala.errors import PhalaError, Unavailable
 from phala.messages.host import Status, StatusReply
 from phala.worker.doors import Doors, shown
@@ -49,6 +50,7 @@ async def serve(command: Command, host: str, port: int, tls_port: int | None) ->
         socket_ = _listen(host, tls_port)
         tls = await asyncio.start_server(TlsPort(keeper).serve, sock=socket_)
         ports["tls_port"] = socket_.getsockname()[1]
+    drop_privileges()  # bound are the ports, and the enclave's process asks for none
     doors = Doors(keeper, Runtimes(command.runtime))
     server = Server(
         uvicorn.Config(
@@ -129,6 +131,13 @@ def main() -> int:
         help=f"default: simulated where {KEY_NAME} lies beside LIGHT, as `phala up` makes it",
     )
     parser.add_argument(
+        "--gpu-manifest",
+        action="append",
+        default=[],
+        metavar="SHA256",
+        help="of a manifest of NVIDIA's that the chain keeps; for driver and VBIOS",
+    )
+    parser.add_argument(
         "--launcher",
         default="",
         help="what starts the enclave in place of Python: 'gramine-sgx phala-sealed'",
@@ -146,9 +155,11 @@ def main() -> int:
         simulated_key=_simulated_key(given.platform, given.simulated_key, given.light),
         runtime=given.runtime.absolute() if given.runtime else None,
         engines=given.engines,
+        gpu_manifests=tuple(given.gpu_manifest),
         launcher=tuple(shlex.split(given.launcher)),
     )
     try:
+        harden()
         uvloop.run(serve(command, given.host, given.port, given.tls_port))
     except PhalaError as error:
         log("cannot serve", error=type(error).__name__, what=error.what, mend=error.mend)

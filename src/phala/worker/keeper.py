@@ -49,6 +49,7 @@ class Command:
     simulated_key: Path | None  # None: the enclave finds the hardware under it
     runtime: Path | None
     engines: int
+    gpu_manifests: tuple[str, ...] = ()
     launcher: tuple[str, ...] = ()  # instead of Python, with its arguments: it knows the config
 
     def write(self) -> list[str]:
@@ -62,6 +63,7 @@ class Command:
             else {"kind": "simulated", "key": str(self.simulated_key)},
             "runtime": None if self.runtime is None else str(self.runtime),
             "engines": self.engines,
+            "gpu_manifests": list(self.gpu_manifests),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         half = config.with_suffix(".new")
