@@ -208,10 +208,10 @@ def test_what_waits_over_the_upgrade_is_judged_by_the_release_that_makes_its_blo
     hand(0)  # waits beside the block that upgrades
     solo.author.write(moment)
     assert len(node.chain.store.body(BlockNumber(1))) == 2
-    assert blake2_256(late) in node.pool
+    assert Hash(blake2_256(late)) in node.pool
     solo._handover.end_block()
-    assert blake2_256(early) not in node.pool
-    assert blake2_256(late) not in node.pool
+    assert Hash(blake2_256(early)) not in node.pool
+    assert Hash(blake2_256(late)) not in node.pool
     solo.author.hand([Handed(late, 1 << 63)], seen=0)  # as if it was on its way meanwhile
     assert solo.author._waiting.pop().valid_till == 0
     current = sent("Bob", 0, transfer(BOB, PHA), 2)

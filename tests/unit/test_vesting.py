@@ -21,7 +21,7 @@ from phala.pallets.vesting import (
 )
 from phala.primitives.address import MultiAddress
 from phala.primitives.types import PHA, AccountId, Balance, BlockNumber
-from phala.runtime.runtime import AttestVerifier
+from phala.runtime.attestation import AttestVerifier
 from phala.runtime.world import World
 from phala.testing.pallets import refused
 
