@@ -139,7 +139,8 @@ def test_collateral_is_known_by_its_content_or_its_name(tmp_path: Path, lenient:
     odd = tmp_path / "odd"
     odd.write_bytes(b"\x89PNG")
     assert "nobody can tell" in str(error_of(run(*base, "--collateral", odd)))
-    assert "cannot be read" in str(error_of(run(*base, "--collateral", tmp_path)))
+    assert "cannot be read" in str(error_of(run(*base, "--collateral", tmp_path / "none")))
+    assert "nobody can tell" in str(error_of(run(*base, "--collateral", tmp_path)))
 
 
 def test_production_says_what_it_lacks() -> None:

@@ -9,6 +9,7 @@ import base64
 import binascii
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -36,6 +37,14 @@ _TABLE: Final[Mapping[str, str]] = {
     "c0b406a4a803495297433fb6014cd0ae": "ARK",
 }
 _TABLE_ENTRY_BYTES: Final = 24
+_BOMS: Final = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_GZIP: Final = b"\x1f\x8b"
+_TOKEN: Final = re.compile(rb"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+# What tools call a quote in JSON: dstack and clouds' verifiers, gateways to GPUs, guest agents.
+_QUOTES: Final = ("quote", "intel_quote", "tdx_quote", "sgx_quote", "Quote")
+_DOCUMENTS: Final = ("attestation_document", "attestationDocument", "document")
+_INSIDE: Final = ("tdx", "sgx", "result")  # an object of those in another
+_BOOT_LOG_MARK: Final = b"Spec ID Event03"
 _OF_CPUS: Final = ("quote", "Nitro document", "SEV-SNP report")
 
 
@@ -52,7 +61,13 @@ def open_evidence(data: bytes) -> tuple[Opened, ...]:
     """The evidence in the file that `data` is of, or `EvidenceMalformed` where nobody's is."""
     if len(data) > ENVELOPE_BYTES_MAX:
         raise _malformed(f"{len(data)} bytes, at most {ENVELOPE_BYTES_MAX} are allowed")
-    found = tuple(_opened(data))
+    found = tuple(_opened(_unwrapped(data)))
+    if not found and _TOKEN.fullmatch(data.strip()):
+        raise EvidenceMalformed(
+            "a token (JWT): some service says in it what it thinks of evidence that is not here",
+            check=4,
+            mend="give the quote, report or document that the service was given",
+        )
     if not found:
         raise _malformed("the bytes are of no known form")
     return found
@@ -75,9 +90,26 @@ def open_dstack(data: bytes) -> Opened:
     return _of_dstack(data)
 
 
+def _unwrapped(data: bytes) -> bytes:
+    """Without what keeps it small, and in the bytes of plain text where an editor marked others."""
+    if data[:2] == _GZIP:
+        unpacking = zlib.decompressobj(wbits=31)
+        try:
+            data = unpacking.decompress(data, ENVELOPE_BYTES_MAX + 1)
+        except zlib.error:
+            raise _malformed("what is said to be packed by gzip, and is not") from None
+        if len(data) > ENVELOPE_BYTES_MAX:
+            raise _malformed(f"more than {ENVELOPE_BYTES_MAX} bytes, unpacked")
+    # A quote, a report or a document does not begin so.
+    marked = [encoding for mark, encoding in _BOMS.items() if data.startswith(mark)]
+    if marked:
+        return _decoded(lambda encoding: data.decode(encoding).encode(), marked[0])
+    return data
+
+
 def _opened(data: bytes) -> Iterator[Opened]:
     text = data.strip()
-    if text[:1] in (b"{", b"["):
+    if text[:1] in (b"{", b"[", b'"'):
         yield from _of_json(text)
     elif (match := _HEX.fullmatch(text)) is not None:
         yield from _of_bytes(bytes.fromhex(match[1].decode()))
@@ -125,17 +157,86 @@ def _of_json(text: bytes) -> Iterator[Opened]:
         for item in document:
             yield _of_nvidia(_object(item))
         return
-    fields = _object(document)
+    if isinstance(document, str):
+        yield from _opened(_utf8(document).lstrip(b'"'))
+        return
+    yield from _of_fields(_object(document))
+
+
+def _of_fields(fields: Mapping[str, Any]) -> Iterator[Opened]:
+    quotes = [name for name in _QUOTES if name in fields]
+    documents = [name for name in _DOCUMENTS if name in fields]
+    inside = [name for name in _INSIDE if isinstance(fields.get(name), dict)]
     if "hcl_report" in fields:
         yield _of_azure(fields)
-    elif "quote" in fields:
-        quote = _hex(fields, "quote")
-        log = {intel.EVENT_LOG: _utf8(_text(fields, "event_log"))} if "event_log" in fields else {}
-        yield Opened("dstack quote", Evidence(_of_quote(quote), quote), log)
+    elif quotes:
+        found = tuple(_of_bytes(_hex_or_base64(fields, quotes[0])))
+        if len(found) != 1 or found[0].form not in _OF_CPUS:
+            raise _malformed(f"{quotes[0]} in the JSON is no quote, report or document")
+        form = "dstack quote" if "event_log" in fields else f"{found[0].form} in JSON"
+        yield Opened(form, found[0].evidence, {**found[0].collateral, **_log(fields)})
+        if "nvidia_payload" in fields:
+            yield from _of_gpus(fields["nvidia_payload"])
+    elif "evidence_list" in fields:
+        yield from _of_gpus(fields)
+    elif "SnpReport" in fields:
+        yield _of_microsoft(fields)
+    elif documents:
+        document = _base64(_text(fields, documents[0]))
+        yield Opened("Nitro document", Evidence(PlatformCode.NITRO, document), {})
     elif "attestation" in fields:
         yield _of_dstack(_hex(fields, "attestation"))
     elif "evidence" in fields and "certificate" in fields:
         yield _of_nvidia(fields)
+    elif inside:
+        yield from _of_fields({name: fields[inside[0]][name] for name in fields[inside[0]]
+                               if name not in _INSIDE})  # fmt: skip
+
+
+def _log(fields: Mapping[str, Any]) -> dict[str, bytes]:
+    """The log beside a quote: dstack's in JSON, or the firmware's in base64."""
+    found: dict[str, bytes] = {}
+    for name in ("event_log", "cc_eventlog"):
+        given = fields.get(name)
+        if given is None:
+            continue
+        if isinstance(given, list):
+            found[intel.EVENT_LOG] = json.dumps(given).encode()
+            continue
+        text = _text(fields, name)
+        if text.lstrip()[:1] == "[":
+            found[intel.EVENT_LOG] = _utf8(text)
+        elif _BOOT_LOG_MARK in (log := _base64(text))[:64]:
+            found[intel.BOOT_LOG] = log
+        else:
+            raise _malformed(f"{name} is no event log of dstack's, nor a firmware's in base64")
+    return found
+
+
+def _of_gpus(payload: Any) -> Iterator[Opened]:
+    """Evidence of some GPUs as NVIDIA's service takes it; or that in a text of JSON."""
+    if isinstance(payload, str):
+        try:
+            payload = json.loads(payload)
+        except (ValueError, RecursionError):
+            raise _malformed("the GPUs' JSON") from None
+    listed = _object(payload).get("evidence_list")
+    if not isinstance(listed, list) or not 0 < len(listed) <= ITEMS_MAX:
+        raise _malformed(f"a list of GPUs that has not 1 to {ITEMS_MAX} items")
+    for item in listed:
+        yield _of_nvidia(_object(item))
+
+
+def _of_microsoft(fields: Mapping[str, Any]) -> Opened:
+    """What Microsoft's attestation service takes of an SEV-SNP guest."""
+    report = _base64(_text(fields, "SnpReport"))
+    collateral: dict[str, bytes] = {}
+    if "VcekCertChain" in fields:
+        key, *above = decode_pem(_base64(_text(fields, "VcekCertChain")))
+        collateral[snp.KEY] = key.der
+        if above:
+            collateral[snp.CHAIN] = b"".join(_pem(each.der) for each in above)
+    return Opened("SEV-SNP report", Evidence(PlatformCode.SEV_SNP, report), collateral)
 
 
 def _of_nvidia(fields: Mapping[str, Any]) -> Opened:
@@ -325,6 +426,13 @@ def _hex(fields: Mapping[str, Any], name: str) -> bytes:
     if isinstance(fields.get(name), list):
         return _listed(fields[name])
     return _decoded(lambda text: bytes.fromhex(text.removeprefix("0x")), _text(fields, name))
+
+
+def _hex_or_base64(fields: Mapping[str, Any], name: str) -> bytes:
+    value = fields.get(name)
+    if isinstance(value, str) and _HEX.fullmatch(_utf8(value).strip()) is None:
+        return _base64(value)
+    return _hex(fields, name)
 
 
 def _base64(text: str) -> bytes:

@@ -35,6 +35,7 @@ _RIM_HEAD_BYTES: Final = 4096
 _CCEL_HEAD: Final = b"Spec ID Event03"
 _CCEL_HEAD_BYTES: Final = 64
 _BINARY: Final = (snp.KEY, snp.REVOKED)
+_NOT_TAKEN: Final = ("pck_certificate_chain",)  # the quote has its own, and no other is believed
 _KEYS: Final = ("SEV-VCEK", "SEV-VLEK")
 
 
@@ -66,7 +67,7 @@ def read_collateral(files: tuple[str, ...], platform: int) -> dict[str, bytes]:
     if len(files) > FILES_MAX:
         raise Invalid(f"{len(files)} files of collateral", mend=f"give at most {FILES_MAX}")
     items: dict[str, bytes] = {}
-    for each in files:
+    for each in _each(files):
         name, equals, rest = each.partition("=")
         named = bool(equals) and re.fullmatch("[a-z_]+", name) is not None
         path = Path(rest if named else each)
@@ -84,8 +85,41 @@ def read_collateral(files: tuple[str, ...], platform: int) -> dict[str, bytes]:
                 f"nobody can tell what collateral {str(path)!r} is",
                 mend=f"say it as NAME={path.name}; NAME is one of: {', '.join(NAMES)}",
             )
-        items |= found
+        items |= _joined(items, found)
     return items
+
+
+def _each(files: tuple[str, ...]) -> list[str]:
+    """The files, those of a folder among them: tools save an AMD chain as a folder."""
+    found: list[str] = []
+    for each in files:
+        path = Path(each)
+        if path.is_dir():
+            found += _inside(path)
+        else:
+            found.append(each)
+    if len(found) > FILES_MAX:
+        raise Invalid(f"{len(found)} files of collateral", mend=f"give at most {FILES_MAX}")
+    return found
+
+
+def _inside(folder: Path) -> list[str]:
+    try:
+        return sorted(str(each) for each in folder.iterdir() if each.is_file())
+    except OSError as error:
+        raise Invalid(
+            f"the folder {str(folder)!r} cannot be read: {error.strerror}",
+            mend="name a folder that you can read",
+        ) from None
+
+
+def _joined(items: Mapping[str, bytes], found: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What a file adds: intermediate and root of AMD's may come in two."""
+    if snp.CHAIN not in items or snp.CHAIN not in found:
+        return dict(found)
+    both = {each.der: each for name in (items, found) for each in decode_pem(name[snp.CHAIN])}
+    above = sorted(both.values(), key=lambda each: each.common_name.startswith("ARK-"))
+    return {**found, snp.CHAIN: b"".join(map(_pem, above))}
 
 
 def items_of(data: bytes, platform: int) -> dict[str, bytes]:
@@ -119,10 +153,21 @@ def _of_json(data: bytes) -> dict[str, bytes]:
     if isinstance(document, list):
         events = document and all(_is_event(each) for each in document)
         return {intel.EVENT_LOG: data} if events else {}
-    known: Mapping[str, Any] = document
+    if isinstance(document, dict) and isinstance(document.get("vcekCert"), str):
+        return _of_azure(document)
+    known: Mapping[str, Any] = {
+        name: value for name, value in document.items() if name not in _NOT_TAKEN
+    }
     if not known or not all(name in NAMES and isinstance(known[name], str) for name in known):
         return {}
     return {name: _item(name, value) for name, value in known.items()}
+
+
+def _of_azure(document: Mapping[str, Any]) -> dict[str, bytes]:
+    """AMD's certificates as an Azure machine is told them."""
+    text = document["vcekCert"] + str(document.get("certificateChain", ""))
+    data = text.encode()
+    return _of_chain(data, decode_pem(data))
 
 
 def _item(name: str, value: str) -> bytes:
@@ -156,7 +201,9 @@ def _of_der(data: bytes) -> dict[str, bytes]:
         certificate = decode_certificate(data)
     except AttestationError:
         return _of_revocations(data)
-    return {snp.KEY: data} if certificate.common_name in _KEYS else {}
+    if certificate.common_name in _KEYS:
+        return {snp.KEY: data}
+    return _of_chain(_pem(certificate), (certificate,))
 
 
 def _of_revocations(data: bytes) -> dict[str, bytes]:

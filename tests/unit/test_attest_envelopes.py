@@ -1,0 +1,200 @@
+"""The forms in which people have evidence on disk: each is found out, or said to be none."""
+
+import base64
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from phala.attest import (
+    PRODUCTION,
+    AttestationError,
+    PlatformCode,
+    intel,
+    nvidia,
+    open_evidence,
+    snp,
+)
+from phala.attest.envelopes import ENVELOPE_BYTES_MAX
+from phala.attest.errors import EvidenceMalformed
+from phala.cli.evidence_files import read_collateral
+from phala.errors import Invalid
+from phala.testing import amd_pki, intel_pki, p384_pki
+
+INTEL, AMD = intel_pki.SimulatedIntel(), amd_pki.SimulatedAmd()
+QUOTE, REPORT = INTEL.quote(), AMD.report()
+KEY, ITEMS = AMD.key(), INTEL.collateral()
+NITRO = p384_pki.nitro_document(p384_pki.chain(5))
+DEVICE = p384_pki.chain(5)
+GPU = {
+    "arch": "HOPPER",
+    "evidence": base64.b64encode(p384_pki.gpu_report(DEVICE)).decode(),
+    "certificate": base64.b64encode(DEVICE.pem).decode(),
+}
+GPUS = {"nonce": "00" * 32, "evidence_list": [GPU, GPU], "arch": "HOPPER"}
+CCEL = b"\0" * 32 + b"Spec ID Event03\0" + bytes(100)
+LOG = json.dumps([{"imr": 3, "event_type": 0x08000001, "digest": "", "event": "a"}])
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def lines(text: str) -> str:
+    return "\r\n".join(text[at : at + 76] for at in range(0, len(text), 76))
+
+
+TDX, SNP, AWS = PlatformCode.TDX, PlatformCode.SEV_SNP, PlatformCode.NITRO
+FORMS: list[tuple[bytes, int, bytes]] = [
+    (QUOTE, TDX, QUOTE),
+    (QUOTE.hex().encode(), TDX, QUOTE),
+    (b"0x" + QUOTE.hex().upper().encode() + b"\n", TDX, QUOTE),
+    (lines(b64(QUOTE)).encode(), TDX, QUOTE),
+    (url(QUOTE).encode(), TDX, QUOTE),
+    (json.dumps(b64(QUOTE)).encode(), TDX, QUOTE),
+    (gzip.compress(QUOTE), TDX, QUOTE),
+    (gzip.compress(b64(QUOTE).encode()), TDX, QUOTE),
+    (QUOTE.hex().encode("utf-16"), TDX, QUOTE),  # a Windows shell's redirection
+    (b"\xef\xbb\xbf" + json.dumps({"quote": QUOTE.hex()}).encode(), TDX, QUOTE),
+    (json.dumps({"quote": b64(QUOTE), "runtime_data": "AA=="}).encode(), TDX, QUOTE),
+    (json.dumps({"quote": url(QUOTE), "runtimeData": {"data": "AA"}}).encode(), TDX, QUOTE),
+    (json.dumps({"tdx": {"quote": b64(QUOTE)}}).encode(), TDX, QUOTE),
+    (json.dumps({"result": {"quote": QUOTE.hex(), "event_log": LOG}}).encode(), TDX, QUOTE),
+    (json.dumps({"quote": list(QUOTE)}).encode(), TDX, QUOTE),
+    (json.dumps({"tdx_quote": QUOTE.hex()}).encode(), TDX, QUOTE),
+    (json.dumps({"quote": b64(REPORT)}).encode(), SNP, REPORT),
+    (REPORT, SNP, REPORT),
+    (b64(REPORT).encode(), SNP, REPORT),
+    (NITRO, AWS, NITRO),
+    (b64(NITRO).encode() + b"\n", AWS, NITRO),
+    (json.dumps({"attestation_document": b64(NITRO)}).encode(), AWS, NITRO),
+    (json.dumps({"document": url(NITRO)}).encode(), AWS, NITRO),
+]
+
+
+@pytest.mark.parametrize(("data", "platform", "blob"), FORMS)
+def test_evidence_is_found_in_whatever_it_was_saved_as(
+    data: bytes, platform: int, blob: bytes
+) -> None:
+    (opened,) = open_evidence(data)
+
+    assert (opened.evidence.platform, opened.evidence.blob) == (platform, blob)
+
+
+def test_a_log_comes_with_its_quote_in_each_form() -> None:
+    for given, name, body in (
+        ({"event_log": LOG}, intel.EVENT_LOG, LOG.encode()),
+        ({"event_log": json.loads(LOG)}, intel.EVENT_LOG, LOG.encode()),
+        ({"cc_eventlog": b64(CCEL)}, intel.BOOT_LOG, CCEL),
+        ({"event_log": b64(CCEL)}, intel.BOOT_LOG, CCEL),
+    ):
+        (opened,) = open_evidence(json.dumps({"quote": QUOTE.hex(), **given}).encode())
+        assert opened.collateral == {name: body}
+    with pytest.raises(EvidenceMalformed, match="no event log"):
+        open_evidence(json.dumps({"quote": QUOTE.hex(), "event_log": "AAAA"}).encode())
+
+
+def test_a_gateways_report_has_the_cpus_quote_and_each_gpus() -> None:
+    report = {"intel_quote": QUOTE.hex(), "nvidia_payload": json.dumps(GPUS), "signing_address": ""}
+    cpu, *gpus = open_evidence(json.dumps(report).encode())
+
+    assert cpu.evidence.platform == TDX
+    assert [each.evidence.platform for each in gpus] == [PlatformCode.NVIDIA] * 2
+    assert gpus[0].collateral == {nvidia.CHAIN: DEVICE.pem}
+    assert len(open_evidence(json.dumps(GPUS).encode())) == 2
+
+
+def test_what_microsofts_service_takes_of_a_guest_is_taken_apart() -> None:
+    keys = pem(KEY) + AMD.chain()
+    given = {"SnpReport": url(REPORT), "VcekCertChain": url(keys)}
+    (opened,) = open_evidence(json.dumps(given).encode())
+
+    assert opened.evidence.blob == REPORT
+    judged = snp.verify_report(
+        opened.evidence.blob, PRODUCTION, {**opened.collateral, snp.REVOKED: AMD.revoked()},
+        amd_pki.NOW, roots=amd_pki.pinned(),
+    )  # fmt: skip
+    assert judged.hardware
+
+
+def pem(der: bytes) -> bytes:
+    return (
+        b"-----BEGIN CERTIFICATE-----\n" + base64.b64encode(der) + b"\n-----END CERTIFICATE-----\n"
+    )
+
+
+OTHERS: list[tuple[bytes, str]] = [
+    (b"eyJhbGciOiJSUzI1NiJ9." + b"A" * 300 + b"." + b"B" * 300, "JWT"),
+    (gzip.compress(QUOTE)[:-20][:100], "no known form"),
+    (b"\x1f\x8b" + bytes(100), "gzip"),
+    (gzip.compress(bytes(ENVELOPE_BYTES_MAX + 1)), "unpacked"),
+    (b"\xff\xfe\x00", "hex or base64"),
+    (json.dumps({"quote": "zz"}).encode(), "no quote"),
+    (json.dumps({"tdx": {"tdx": {"quote": QUOTE.hex()}}}).encode(), "no known form"),
+    (json.dumps({"intel_quote": QUOTE.hex(), "nvidia_payload": "{"}).encode(), "GPUs"),
+    (json.dumps({"intel_quote": QUOTE.hex(), "nvidia_payload": {}}).encode(), "list of GPUs"),
+    (json.dumps({"evidence_list": [GPU] * 33}).encode(), "list of GPUs"),
+    (json.dumps({"SnpReport": 7}).encode(), "no text"),
+    (json.dumps(json.dumps(json.dumps("x"))).encode(), "no known form"),
+    (b"00000000: 0400 0200 8100 0000 0000 0000 939a 7233  ......r3\n", "no known form"),
+]
+
+
+@pytest.mark.parametrize(("data", "why"), OTHERS)
+def test_anything_else_is_said_to_be_none(data: bytes, why: str) -> None:
+    with pytest.raises(AttestationError, match=f"(?s)check 4.*{why}"):
+        open_evidence(data)
+
+
+# ---- collateral
+
+
+@pytest.mark.parametrize("form", [pem, bytes])
+def test_a_folder_of_amds_certificates_is_one_collateral(
+    tmp_path: Path, form: Callable[[bytes], bytes]
+) -> None:
+    """As snpguest saves them: vcek, ask and ark, in PEM or DER."""
+    ask, ark = (der_of(text) for text in AMD.chain().split(b"-----END CERTIFICATE-----\n")[:2])
+    for name, body in (("ark", ark), ("ask", ask), ("vcek", KEY)):
+        (tmp_path / f"{name}.crt").write_bytes(form(body))
+    items = read_collateral((str(tmp_path),), PlatformCode.SEV_SNP)
+
+    assert items[snp.KEY] == KEY
+    snp.verify_report(REPORT, PRODUCTION, {**items, snp.REVOKED: AMD.revoked()}, amd_pki.NOW,
+                      roots=amd_pki.pinned())  # fmt: skip
+    for number in range(40):
+        (tmp_path / f"{number}.crt").write_bytes(form(ask))
+    with pytest.raises(Invalid, match="43 files"):
+        read_collateral((str(tmp_path),), PlatformCode.SEV_SNP)
+
+
+def der_of(text: bytes) -> bytes:
+    return base64.b64decode(b"".join(text.split(b"\n")[1:]))
+
+
+def test_what_azure_tells_its_machine_is_collateral(tmp_path: Path) -> None:
+    told = {
+        "vcekCert": pem(KEY).decode(),
+        "tcbm": "",
+        "certificateChain": AMD.chain().decode(),
+    }
+    (tmp_path / "thim.json").write_text(json.dumps(told))
+    items = read_collateral((str(tmp_path / "thim.json"),), PlatformCode.SEV_SNP)
+
+    snp.verify_report(REPORT, PRODUCTION, {**items, snp.REVOKED: AMD.revoked()}, amd_pki.NOW,
+                      roots=amd_pki.pinned())  # fmt: skip
+
+
+def test_the_librarys_own_text_of_collateral_is_known_without_the_provers_chain(
+    tmp_path: Path,
+) -> None:
+    whole = {name: item.decode() for name, item in ITEMS.items()}
+    (tmp_path / "c.json").write_text(json.dumps({**whole, "pck_certificate_chain": "x"}))
+
+    assert read_collateral((str(tmp_path / "c.json"),), TDX) == ITEMS
