@@ -128,9 +128,10 @@ def verify(*, target: str, as_json: bool, **options: Any) -> None:
     """Check a receipt and everything under it, or evidence of a platform, and say on whose word.
 
     FILE is a receipt; evidence (a quote, report or document of SGX, TDX, SEV-SNP, Nitro, NVIDIA,
-    Azure or dstack, raw, in hex, base64 or JSON, gzipped or not); an RA-TLS certificate in PEM or DER; or what a
-    worker's /evidence said. URL is https://HOST:PORT or ratls://HOST:PORT, whose TLS certificate is
-    judged, or http://HOST:PORT of a worker, whose registration is. worker:ID asks the chain, too.
+    Azure or dstack, raw, in hex, base64 or JSON, gzipped or not); an RA-TLS certificate in PEM or
+    DER; or what a worker's /evidence said. URL is https://HOST:PORT or ratls://HOST:PORT, whose TLS
+    certificate is judged, or http://HOST:PORT of a worker, whose registration is. worker:ID asks
+    the chain, too.
 
     Which policy is used follows from the genesis hash, as this machine knows it: dev for a network
     that this machine made, else production, which accepts no simulated evidence. Nothing simulated
