@@ -9,12 +9,14 @@ from typing import Any, Final
 import orjson
 
 from phala.node.rpc.errors import TOO_MANY_SUBSCRIPTIONS, RpcError
+from phala.node.rpc.room import Held, Room
 
 LOG: Final = logging.getLogger("phala.node.rpc")
 
 ANSWER_BYTES_MAX: Final = 15 * 1024 * 1024  # Substrate's default
 SUBSCRIPTIONS_MAX: Final = 1_024  # of one connection; Substrate's default
 PENDING_BYTES_MAX: Final = 2 * ANSWER_BYTES_MAX  # to one slow reader; then it is dropped
+GOING_BYTES_MAX: Final = 256 * 1024 * 1024  # to all slow readers, likewise
 PENDING_MAX: Final = 4_096  # messages, likewise
 LOW: Final = 64  # messages that wait: who has many more to send waits for so few
 LOW_BYTES: Final = 1024 * 1024  # likewise
@@ -23,7 +25,9 @@ LOW_BYTES: Final = 1024 * 1024  # likewise
 class Connection:
     """One WebSocket: what it subscribed to, and what waits to be sent."""
 
-    def __init__(self, abort: Callable[[], None], *, own: bool = False) -> None:
+    def __init__(
+        self, abort: Callable[[], None], *, own: bool = False, room: Room | None = None
+    ) -> None:
         self.own = own  # the node's owner has it
         self._tasks: set[asyncio.Task[None]] = set()
         self._low = asyncio.Event()
@@ -35,13 +39,18 @@ class Connection:
         self._count = 0
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
+        self._held = Held(room or Room(GOING_BYTES_MAX))
         self._some = asyncio.Event()
 
     def send(self, message: bytes) -> None:
         """Queue a message. A peer that does not read loses its connection."""
+        if self.dropped:
+            return
         self._pending_bytes += len(message)
-        if len(self._pending) >= PENDING_MAX or self._pending_bytes > PENDING_BYTES_MAX:
+        fits = self._held.take(len(message)) and self._pending_bytes <= PENDING_BYTES_MAX
+        if len(self._pending) >= PENDING_MAX or not fits:
             self._pending.clear()
+            self._held.give_back()
             self.dropped = True
             self._abort()
             return
@@ -49,7 +58,7 @@ class Connection:
         self._some.set()
 
     async def next(self) -> bytes:
-        """The next message to send, when there is one."""
+        """The next message to send, when there is one; then say that it is `sent`."""
         while not self._pending:
             self._some.clear()
             await self._some.wait()
@@ -58,6 +67,9 @@ class Connection:
         if self._is_low:
             self._low.set()
         return message
+
+    def sent(self, message: bytes) -> None:
+        self._held.give_back(len(message))
 
     @property
     def _is_low(self) -> bool:
@@ -116,6 +128,8 @@ class Connection:
             found.end()
         for task in list(self._tasks):
             task.cancel()
+        self._pending.clear()
+        self._held.give_back()
 
 
 class Subscription:

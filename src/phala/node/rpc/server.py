@@ -3,13 +3,19 @@
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
 import orjson
 
 from phala.errors import PhalaError
-from phala.node.rpc.connection import ANSWER_BYTES_MAX, Connection, Subscription
+from phala.node.rpc.connection import (
+    ANSWER_BYTES_MAX,
+    GOING_BYTES_MAX,
+    Connection,
+    Subscription,
+)
 from phala.node.rpc.errors import (
     INTERNAL,
     INVALID_REQUEST,
@@ -21,13 +27,16 @@ from phala.node.rpc.errors import (
 )
 from phala.node.rpc.own import is_own
 from phala.node.rpc.params import Params
+from phala.node.rpc.room import Held, Room
 
 LOG: Final = logging.getLogger("phala.node.rpc")
 
 REQUEST_BYTES_MAX: Final = 15 * 1024 * 1024  # Substrate's default
+COMING_BYTES_MAX: Final = 128 * 1024 * 1024  # of all requests that are not answered yet
 REQUEST_S_MAX: Final = 60.0  # for a body to come
 BATCH_ITEMS_MAX: Final = 1_000
-BATCH_ITEMS_AT_ONCE: Final = 16  # then others may use the loop
+BATCH_ITEMS_AT_ONCE: Final = 16  # then others may use the loop, at the latest
+BATCH_S_AT_ONCE: Final = 0.002  # likewise
 WEBSOCKETS_MAX: Final = 1_000
 
 TEXT: Final = b"text/plain; version=0.0.4; charset=utf-8"  # Prometheus' own
@@ -93,6 +102,10 @@ class Gauge:
         self.called: Callable[[str, float], None] = lambda _method, _seconds: None
 
 
+class NoRoom(Exception):
+    """A request over HTTP that is not answered: the status, and why."""
+
+
 class Door:
     """The ASGI application."""
 
@@ -100,6 +113,9 @@ class Door:
         self.methods = methods
         self.gauge = gauge or Gauge()
         self.metrics: Callable[[], bytes] | None = None  # in Prometheus' form
+        self.coming = Room(COMING_BYTES_MAX)
+        self.going = Room(GOING_BYTES_MAX)
+        self._turn = asyncio.Lock()  # of the batches: one of all in a turn of the loop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -122,37 +138,46 @@ class Door:
         if scope["method"] != "POST":
             await respond(send, 405, b"send JSON-RPC by POST, or open a WebSocket")
             return
+        coming, going = Held(self.coming), Held(self.going)
         try:
             async with asyncio.timeout(REQUEST_S_MAX):
-                body = await self._body(receive)
+                body = await self._body(receive, coming)
+            own = is_own(scope["client"], scope["headers"])
+            answer = await self.answer(body, None, own=own)
+            if going.take(len(answer)):
+                await respond(send, 200, answer)
+            else:
+                await respond(send, 503, b"too many answers wait to be read")
         except TimeoutError:
             await respond(send, 408, b"the request did not come in time")
-            return
-        if body is None:
-            await respond(send, 413, b"the request is larger than 15 MiB")
-            return
-        own = is_own(scope["client"], scope["headers"])
-        await respond(send, 200, await self.answer(body, None, own=own))
+        except NoRoom as refusal:
+            await respond(send, *refusal.args)
+        finally:
+            coming.give_back()
+            going.give_back()
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """The request's body; None where it is too large."""
+    async def _body(self, receive: Receive, held: Held) -> bytes:
+        """The request's body. Raises `NoRoom`."""
         body = bytearray()
         more = True
         while more:
             event = await receive()
             if event["type"] == "http.disconnect":
                 return b""
-            body += event.get("body", b"")
+            piece = event.get("body", b"")
+            body += piece
             more = event.get("more_body", False)
             if len(body) > REQUEST_BYTES_MAX:
-                return None
+                raise NoRoom(413, b"the request is larger than 15 MiB")
+            if not held.take(len(piece)):
+                raise NoRoom(503, b"too much is asked at once")
         return bytes(body)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "websocket.accept"})
         own = is_own(scope["client"], scope["headers"])
-        connection = Connection(scope["extensions"]["abort"]["call"], own=own)
+        connection = Connection(scope["extensions"]["abort"]["call"], own=own, room=self.going)
         writer = asyncio.create_task(self._write(connection, send))
         try:
             while True:
@@ -174,6 +199,7 @@ class Door:
             while True:
                 message = await connection.next()
                 await send({"type": "websocket.send", "text": message.decode()})
+                connection.sent(message)
         except (RuntimeError, OSError):
             return  # the peer is gone; the reader ends the connection
 
@@ -204,17 +230,29 @@ class Door:
     async def _batch(self, asked: list[Any], connection: Connection | None, *, own: bool) -> bytes:
         answers: list[bytes] = []
         size = 0
-        for first in range(0, len(asked), BATCH_ITEMS_AT_ONCE):
-            some = asked[first : first + BATCH_ITEMS_AT_ONCE]
-            for found in [self.answer_one(each, connection, own=own) for each in some]:
+        left = deque(asked)
+        while left:
+            async with self._turn:
+                some = self._some_of(left, connection, own=own)
+                await asyncio.sleep(0)
+            for found in some:
                 answer = found if isinstance(found, bytes) else await found
                 if answer:
                     answers.append(answer)
                     size += len(answer)
             if size > ANSWER_BYTES_MAX:
                 return failed(None, too_big())
-            await asyncio.sleep(0)
         return b"[" + b",".join(answers) + b"]" if answers else b""
+
+    def _some_of(
+        self, left: deque[Any], connection: Connection | None, *, own: bool
+    ) -> list[bytes | Awaitable[bytes]]:
+        """The next answers of a batch: as many as others at the door may wait for."""
+        out: list[bytes | Awaitable[bytes]] = []
+        until = time.perf_counter() + BATCH_S_AT_ONCE
+        while left and len(out) < BATCH_ITEMS_AT_ONCE and time.perf_counter() < until:
+            out.append(self.answer_one(left.popleft(), connection, own=own))
+        return out
 
     def answer_one(
         self, asked: Any, connection: Connection | None, *, own: bool
@@ -303,5 +341,8 @@ def failed(name: Any, error: RpcError) -> bytes:
 async def respond(send: Send, status: int, body: bytes, *, kind: bytes = b"") -> None:
     kind = kind or (b"application/json" if status == 200 else b"text/plain")
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    try:
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+    except (RuntimeError, OSError):
+        return  # the peer is gone

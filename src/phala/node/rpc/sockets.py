@@ -8,13 +8,19 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from phala.node.rpc.connection import ANSWER_BYTES_MAX
 from phala.node.rpc.own import is_loopback
+from phala.node.rpc.room import Held
 from phala.node.rpc.server import Door
 
 CONNECTIONS_MAX: Final = 2_000  # WebSockets too
 HEAD_BYTES_MAX: Final = 64 * 1024
 HELD_BYTES_MAX: Final = 64 * 1024  # sent before an answer came; no client needs to
 HEAD_S_MAX: Final = 20.0  # from a connection to the end of its first request's head
+LOOK_S: Final = 20.0  # between two looks at a peer that has not read all
+READ_BYTES_MIN: Final = 64 * 1024  # that it has to read meanwhile
+WRITTEN_BYTES_MAX: Final = ANSWER_BYTES_MAX + 1024 * 1024  # to a peer that only asks for pongs
+FRAGMENTS_MAX: Final = 1_024  # of one message
 
 
 # A head that is not answered at once: it closes, waits for a word or a protocol, has no length, or
@@ -46,6 +52,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._later: asyncio.Future[bytes] | None = None  # an answer that is due
         self._held = bytearray()  # what came meanwhile
         self._late: asyncio.TimerHandle | None = None
+        self._going = Held(self.app.going)
+        self._look: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -56,6 +64,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._on_time()
+        self._end_look()
         if self._later is not None:
             self._later.cancel()
         super().connection_lost(exc)
@@ -64,6 +73,42 @@ class BoundedHttp(HttpToolsProtocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
+
+    def pause_writing(self) -> None:
+        """Much of an answer was not read as yet: from here on the peer is looked at."""
+        super().pause_writing()
+        self._look_later(self.transport.get_write_buffer_size())
+
+    def _look_later(self, left: int) -> None:
+        self._end_look()
+        if not self._going.take(left):
+            self.transport.abort()
+            return
+        self._look = self.loop.call_later(LOOK_S, self._look_again, left)
+
+    def _look_again(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if before - left < READ_BYTES_MIN:
+            self.transport.abort()
+        else:
+            self._look_later(left)
+
+    def _end_look(self) -> None:
+        self._going.give_back()
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
+    def resume_writing(self) -> None:
+        self._end_look()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """A plain close waits until the peer has read what was sent: for ever, where it never
+        reads."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        super().timeout_keep_alive_handler()
 
     def data_received(self, data: bytes) -> None:
         if self._later is not None:
@@ -143,6 +188,39 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     A plain close waits until the peer has read what was sent: for ever, where it never reads.
     """
+
+    app: Door
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._coming = Held(self.app.coming)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._coming.give_back()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._coming.take(len(data)):
+            self.transport.abort()
+            return
+        super().data_received(data)
+        if (
+            len(self.frames) > FRAGMENTS_MAX
+            or self.transport.get_write_buffer_size() > WRITTEN_BYTES_MAX
+        ):
+            self.transport.abort()
+        elif not (self.read_paused or self.frames or self.conn.reader.buffer):
+            self._coming.give_back()  # nothing waits to be whole, or to be answered
+
+    async def receive(self) -> Any:
+        if self.queue.empty():
+            self._coming.give_back()
+        return await super().receive()
+
+    async def send(self, message: Any) -> None:
+        """Return when the peer has read nearly all: what it has not is the sender's to count."""
+        await super().send(message)
+        await self.writable.wait()
 
     async def run_asgi(self) -> None:
         self.scope["extensions"] = {"abort": {"call": self.transport.abort}}
