@@ -10,7 +10,7 @@ import pytest
 from tests.unit.attesting import index, intel, read
 from tests.unit.hardware import RUNTIME_ID, Ground, ground, host_table
 
-from phala.attest import DEV
+from phala.attest import DEV, PRODUCTION
 from phala.errors import Invalid
 from phala.frame import Root, Unsigned
 from phala.messages.collateral import INTEL_ITEMS
@@ -34,8 +34,8 @@ from phala.tee.simulated import SimulatedPlatform, measure
 from phala.tee.simulated_key import SimulatedKey
 from phala.testing import p384_pki
 from phala.testing.chain import MemoryChain
-from phala.testing.intel_pki import TD_PLAIN
-from phala.testing.vendors import Hardware, Vendors, submit_amd, submit_intel
+from phala.testing.intel_pki import NOW, TD_PLAIN
+from phala.testing.vendors import Hardware, NitroMachine, Vendors, submit_amd, submit_intel
 from phala.testing.worker import WorkerKeys, register_extrinsic
 
 # Orders of the curves: SEC 2, sections 2.4.2 and 2.5.1.
@@ -299,6 +299,34 @@ def test_what_an_allowed_signer_signs_registers_from_a_version_on(site: Ground) 
         else:
             assert refused(site, extrinsic) == MEASUREMENT
     assert site.info(worker.worker).signer == b"\x44" * 32
+
+
+def test_an_enclave_of_nitro_registers_without_collateral(site: Ground) -> None:
+    machine = NitroMachine(site.vendors.tdx)
+    worker = site.worker(machine)
+    assert refused(site, worker.register(site.chain.header)) == MEASUREMENT
+    said = Evidence(machine.code, machine.quote(ReportData(bytes(64))))
+    code = site.vendors.verifier.verify(said, PRODUCTION.encode(), {}, NOW).measurement
+    site.govern(lambda world: world.registry.allow_measurement(Root(), code))
+    info = site.register(worker)
+
+    assert (info.platform, info.state, info.confidence) == (4, WORKER_ACTIVE, 3)
+    assert (info.platform_id, info.product) == (b"i-0123456789abcdef0", b"nitro")
+    late = site.worker(NitroMachine(site.vendors.tdx, made=Moment(NOW - 10 * 60 * 1000)), 2)
+    assert refused(site, late.register(site.chain.header)) == EVIDENCE_REFUSED
+    long = site.worker(NitroMachine(site.vendors.tdx, module="i" * 65 + "-enc1"), 3)
+    assert refused(site, long.register(site.chain.header)) == EVIDENCE_REFUSED
+
+
+def test_a_guest_of_amds_registers_by_who_signed_it_from_a_version_on(site: Ground) -> None:
+    vendor = replace(site.vendors.amd, id_key=b"\x66" * 48, guest_svn=3)
+    worker = site.worker(Hardware(vendor))
+    site.govern(lambda world: world.registry.allowed_measurements.put((b"other",)))
+    site.govern(partial(_allow, Signer(b"\x66" * 48, 0, 4)))
+    assert refused(site, worker.register(site.chain.header)) == MEASUREMENT
+    site.govern(partial(_allow, Signer(b"\x66" * 48, 0, 3)))
+
+    assert site.register(worker).signer == b"\x66" * 48
 
 
 def _allow(signer: Signer, world: World) -> None:

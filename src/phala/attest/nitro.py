@@ -49,6 +49,7 @@ _OPTIONAL: Final = {"public_key": 1024, "user_data": 512, "nonce": 512}
 _PCR_BYTES: Final = 48
 _PCRS_MAX: Final = 32
 _REPORT_DATA_BYTES: Final = 64
+_ID_BYTES_MAX: Final = 64  # as the chain and the policy have it
 _TIMESTAMP_MAX: Final = 2**48
 _DRIFT_MS: Final = 60_000  # clocks of the two sides
 _MEND: Final = "give the document as the enclave's NSM made it"
@@ -125,7 +126,7 @@ def _payload(payload: bytes) -> dict[str, Any]:
     time, module = fields["timestamp"], fields["module_id"]
     if type(time) is not int or not 0 < time < _TIMESTAMP_MAX or fields["digest"] != "SHA384":
         raise _malformed(f"the timestamp {time!r}, or the digest {fields['digest']!r}")
-    if not isinstance(module, str) or not 0 < len(module) <= 128:
+    if not isinstance(module, str) or not 0 < len(_machine(module)) <= _ID_BYTES_MAX:
         raise _malformed("the module's id")
     for name, size in _OPTIONAL.items():
         value = fields.get(name)
@@ -179,12 +180,17 @@ def _verdict(payload: bytes, fields: dict[str, Any], made: Moment) -> Verdict:
         tcb_status=TcbStatus.UP_TO_DATE,  # AWS updates all of its machines, and says no more
         advisories=(),
         confidence=CONFIDENCE_WORST if debug else CONFIDENCE_OPERATOR,
-        platform_id=fields["module_id"].split("-enc")[0].encode(),
+        platform_id=_machine(fields["module_id"]),
         signed_hash=Hash(hashlib.sha256(payload).digest()),
         notes=notes,
         product="nitro",
         issued=made,
     )
+
+
+def _machine(module: str) -> bytes:
+    """The virtual machine whose enclave it is: `i-0123456789abcdef0-enc0123456789abcdef`."""
+    return module.partition("-enc")[0].encode()
 
 
 def _malformed(what: str) -> EvidenceMalformed:

@@ -91,7 +91,7 @@ class AttestVerifier:
             platform_id=verdict.platform_id,
             signer=next((found[name] for name in _SIGNERS if any(found.get(name, b""))), b""),
             signer_product=int.from_bytes(found.get("isvprodid", b""), "little"),
-            signer_svn=int.from_bytes(found.get("isvsvn", b""), "little"),
+            signer_svn=verdict.svn.get("guest", int.from_bytes(found.get("isvsvn", b""), "little")),
         )
 
     def verify_device(
@@ -170,8 +170,8 @@ def _foreseen(vendor: str) -> Iterator[None]:
 def _product(verdict: Verdict) -> bytes:
     if verdict.platform in (PlatformCode.SGX, PlatformCode.TDX):
         return bytes.fromhex(verdict.product)
-    if not verdict.product:
-        return b""
+    if verdict.platform is not PlatformCode.SEV_SNP:
+        return verdict.product.encode()
     code = AMD_PRODUCTS.get(verdict.product)
     if code is None:
         raise _unknown(verdict.product)

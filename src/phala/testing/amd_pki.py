@@ -59,6 +59,8 @@ class SimulatedAmd:
     signer: str = "VCEK"
     certified: Mapping[str, int] = field(default_factory=lambda: LEVELS)
     chip: bytes | None = CHIP  # as the key's certificate has it
+    id_key: bytes = bytes(48)  # the digest of whose key signed the guest
+    guest_svn: int = 0
 
     def key(self, *, begin: dt.datetime | None = None, end: dt.datetime | None = None) -> bytes:
         """The certificate of the key that signs reports."""
@@ -124,6 +126,8 @@ class SimulatedAmd:
         """A report, signed."""
         blob = bytearray(snp.REPORT_BYTES)
         blob[0:4] = version.to_bytes(4, "little")
+        blob[4:8] = self.guest_svn.to_bytes(4, "little")
+        blob[0xE0:0x110] = self.id_key
         blob[8:16] = policy.to_bytes(8, "little")
         blob[0x30:0x34] = vmpl.to_bytes(4, "little")
         blob[0x34] = 1

@@ -23,6 +23,7 @@ from phala.attest import (
 from phala.attest.certs import decode_pem
 from phala.attest.intel import verify_intel
 from phala.attest.kept import verify_amd_collateral
+from phala.attest.nitro import verify_document
 from phala.attest.nvidia import CHAIN_CERTIFICATES, DRIVER, VBIOS, verify_device
 from phala.attest.snp import CHAIN, REVOKED, verify_report
 from phala.attest.verify import check_verdict
@@ -34,7 +35,7 @@ from phala.runtime.attestation import AttestVerifier
 from phala.tee.platform import ReportData
 from phala.testing import p384_pki
 from phala.testing.amd_pki import SimulatedAmd, pinned
-from phala.testing.intel_pki import SimulatedIntel
+from phala.testing.intel_pki import NOW, SimulatedIntel
 from phala.testing.x509 import BEGIN
 
 SUBMIT_INTEL, SUBMIT_AMD = bytes([87, 0]), bytes([87, 1])
@@ -80,6 +81,26 @@ class Hardware:
 
     def unseal(self, sealed: bytes, *, label: bytes) -> NoReturn:
         raise Invalid(f"{len(sealed)} bytes under {label!r}", mend="this hardware seals nothing")
+
+
+@dataclass(frozen=True)
+class NitroMachine(Hardware):
+    """An enclave of a cloud shaped like Amazon's; `vendor` is not looked at."""
+
+    made: Moment = NOW
+    module: str = "i-0123456789abcdef0-enc1"
+
+    @property
+    def code(self) -> int:
+        return int(PlatformCode.NITRO)
+
+    def quote(self, report_data: ReportData) -> bytes:
+        enclave = p384_pki.chain(CHAIN_CERTIFICATES)
+        changes: dict[int | str, p384_pki.Cbor] = {
+            "user_data": bytes(report_data),
+            "module_id": self.module,
+        }
+        return p384_pki.nitro_document(enclave, made=self.made, changes=changes)
 
 
 @dataclass
@@ -130,7 +151,10 @@ class Vendors:
         self, evidence: Evidence, policy: Policy, collateral: Mapping[str, bytes], now: Moment
     ) -> Verdict:
         platform = PlatformCode(evidence.platform)
-        if platform == PlatformCode.SEV_SNP:
+        if platform == PlatformCode.NITRO:
+            pin = p384_pki.chain(CHAIN_CERTIFICATES).root_hash
+            verdict = verify_document(evidence.blob, policy, collateral, now, root=pin)
+        elif platform == PlatformCode.SEV_SNP:
             verdict = verify_report(evidence.blob, policy, collateral, now, roots=pinned())
         else:
             root = self.tdx.root_der
