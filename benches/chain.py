@@ -117,7 +117,7 @@ def running_node(folder: Path, spec: Path) -> Iterator[RunningNode]:
         start_s = time.monotonic() - began
         pid = process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        names = ("verifier", "indexer", "builder")
+        names = ("verifier", "indexer", "builder")[-len(children) :]
         pids = {"front": pid} | dict(zip(names, map(int, children), strict=True))
         yield RunningNode(f"http://127.0.0.1:{json.loads(line)['port']}/", pids, start_s)
     finally:

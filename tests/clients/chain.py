@@ -71,9 +71,9 @@ def start(
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[RunningNode]:
+def running(folder: Path, *options: str) -> Iterator[RunningNode]:
     """A node of a fresh chain, until the body ends."""
-    node = start(folder, prepare(folder))
+    node = start(folder, prepare(folder), *options)
     try:
         yield node
     finally:

@@ -75,7 +75,7 @@ def is_running(pid: int) -> bool:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[chain.RunningNode]:
-    with chain.running(tmp_path) as running:
+    with chain.running(tmp_path, "--verifiers", "1") as running:
         yield running
 
 

@@ -5,6 +5,7 @@ import asyncio
 import gc
 import json
 import logging
+import os
 import resource
 import signal
 import socket
@@ -41,6 +42,7 @@ STOP_S_MAX: Final = 2  # for connections to end
 RESUME_S_MAX: Final = 2.0  # of the journal, before the node says that it serves
 BACKLOG: Final = 512
 KEEP_ALIVE_S: Final = 75
+CORES_SHARED: Final = 2  # with so few, front and builder have them, and handing over only costs
 OWN_FILES_MAX: Final = 64  # beside connections
 GC_THRESHOLDS: Final = (50_000, 20, 50)  # the usual 700 walk what waits in the pool all the time
 
@@ -67,6 +69,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=PORT, help="0: any")
     parser.add_argument("--pruning", default="256", choices=("256", "archive"))
+    parser.add_argument(
+        "--verifiers",
+        type=int,
+        choices=(0, 1),
+        default=int(len(os.sched_getaffinity(0)) > CORES_SHARED),
+        help="processes that verify signatures (default: 1 where there are cores to spare)",
+    )
     return parser.parse_args()
 
 
@@ -105,8 +114,8 @@ def open_front(
     chain = View(Store(store_of(folder), reader=True), archive=archive)
     node = Node(chain, runtimes_of(folder))
     node.runtimes.at(chain, chain.head.number)  # another release starts now, not when it is asked
-    (link,) = verifiers.links
-    node.signatures = Batches(link)
+    for link in verifiers.links:
+        node.signatures = Batches(link)
     return node, Front(node, builder), identity
 
 
@@ -149,8 +158,9 @@ async def serve(
     stop = asyncio.Event()
     serving = asyncio.create_task(server.serve([door]))
     following = asyncio.create_task(front.run())
-    assert node.signatures is not None
-    verifying = asyncio.create_task(node.signatures.run())
+    running = {following}
+    if node.signatures is not None:
+        running.add(asyncio.create_task(node.signatures.run()))
     resuming = asyncio.create_task(journal.submit_again())
     # So that the first nonce that a client is told is after those that wait.
     await asyncio.wait({resuming}, timeout=RESUME_S_MAX)
@@ -164,16 +174,15 @@ async def serve(
     }
     print(json.dumps(ready), flush=True)  # noqa: T201 - the line that says it serves
     stopping = asyncio.create_task(stop.wait())
-    both = {following, verifying}
-    await asyncio.wait({serving, stopping} | both, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({serving, stopping} | running, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await serving
-    for task in (*both, resuming):
+    for task in (*running, resuming):
         task.cancel()
-    await asyncio.wait(both | {resuming})
+    await asyncio.wait(running | {resuming})
     journal.close()
     await front.stop()
-    for task in both:
+    for task in running:
         if not task.cancelled():
             task.result()  # what ended it, when not we
 
@@ -189,9 +198,9 @@ def main() -> None:
         door = listen(chosen.host, chosen.port)
         archive = chosen.pruning == "archive"
         building = partial(run_builder, folder=chosen.dir, spec=chosen.spec, archive=archive)
-        verifiers = Verifiers.start(1, closing=[door])
+        verifiers = Verifiers.start(chosen.verifiers, closing=[door])
         indexing = partial(run_indexer, folder=chosen.dir)
-        # Nobody waits for it: it ends when this process does, and this one goes on without it.
+        # Nobody waits for it: it ends with this process, and this one goes on without it.
         indexer = start_builder(indexing, closing=[door, *verifiers.links])
         builder = start_builder(building, closing=[door, *verifiers.links, indexer.link])
         opened = open_front(chosen.dir, builder, verifiers, archive=archive)
@@ -200,6 +209,8 @@ def main() -> None:
         gc.freeze()  # what is loaded stays: the collector need not walk it
         gc.set_threshold(*GC_THRESHOLDS)
         uvloop.run(serve(*opened, journal, door))
+        os.kill(indexer.pid, signal.SIGKILL)  # what it has not entered, the next one does
+        indexer.why()
     except PhalaError as error:
         LOG.error("%s", error)  # noqa: TRY400 - the mend is in it, a trace is not needed
         sys.exit(error.exit_code)

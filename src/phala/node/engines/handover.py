@@ -5,7 +5,7 @@ from collections import deque
 from typing import Final
 
 from phala.node.core.pool import Pooled
-from phala.node.engines.author import Executed, Handed, Justified, Refusals, Reverted, Written
+from phala.node.engines.author import Executed, Justified, Refusals, Reverted, Written
 from phala.node.service import Node
 from phala.primitives.types import Hash
 from phala.runtime import Problem
@@ -31,9 +31,9 @@ class Handover:
     def on_the_way(self) -> int:
         return len(self._handed)
 
-    def next(self) -> list[Handed]:
+    def next(self) -> list[Pooled]:
         """What may be handed now, the best of the pool first."""
-        out: list[Handed] = []
+        out: list[Pooled] = []
         while (
             not self.paused
             and len(self._handed) < ON_THE_WAY_MAX
@@ -44,7 +44,7 @@ class Handover:
                 break
             self._handed.extend(taken)
             self._handed_bytes += sum(len(each.data) for each in taken)
-            out += [Handed(each.data, each.valid_till, each.decoded) for each in taken]
+            out += taken
         return out
 
     def executed(self, news: Executed) -> None:

@@ -10,7 +10,16 @@ from typing import Any, Final, assert_never
 
 from phala.crypto.signatures import Keypair
 from phala.node.chain import Chain
-from phala.node.engines.author import WORK_S, Author, Executed, Justified, News, Reverted, Written
+from phala.node.engines.author import (
+    WORK_S,
+    Author,
+    Executed,
+    Handed,
+    Justified,
+    News,
+    Reverted,
+    Written,
+)
 from phala.node.engines.dev import Cheats, NotADevChain
 from phala.node.engines.handover import AT_ONCE, Handover
 from phala.node.service import Node, now
@@ -44,12 +53,16 @@ class Solo:
             raise NotADevChain
         answer = self.cheats.ask(request, now())
         while answer is None:
-            self.author.hand(self._handover.next())
+            self._hand()
             answer = self.cheats.mine_one(now())
             self._handover.end_block()
             self.cheats.written()
             await asyncio.sleep(0)
         return answer
+
+    def _hand(self) -> None:
+        some = self._handover.next()
+        self.author.hand(Handed(each.data, each.valid_till, each.decoded) for each in some)
 
     def _clock(self) -> Moment:
         return now() if self.cheats is None else self.cheats.clock(now())
@@ -62,7 +75,7 @@ class Solo:
 
     async def _wait(self) -> None:
         while True:
-            self.author.hand(self._handover.next())
+            self._hand()
             left = self._written + self.author.pace_s - time.monotonic()
             if left <= 0:
                 return
@@ -76,7 +89,7 @@ class Solo:
         """Write one block on the head, then finalize the head before it."""
         until = time.monotonic() + BUILD_S_MAX
         while time.monotonic() < until:
-            self.author.hand(self._handover.next())
+            self._hand()
             if not self.author.can_execute:
                 break
             self.author.execute(self._clock(), count=AT_ONCE)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from phala.errors import Invalid, PhalaError, Refused, Unavailable
 from phala.node.blobs import decode_list, encode_list
+from phala.node.core.pool import Pooled
 from phala.node.engines.author import Executed, Handed, Refusals
 from phala.primitives.types import BlockNumber
 from phala.runtime import InvalidTransaction, Problem
@@ -73,7 +74,7 @@ class Frames:
         return out
 
 
-def encode_handed(some: Iterable[Handed]) -> bytes:
+def encode_handed(some: Iterable[Handed | Pooled]) -> bytes:
     parts = []
     for each in some:
         parts.append(_HANDED.pack(min(each.valid_till, _TILL_MAX), len(each.data)))
