@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.unit.attesting import index, intel, read
-from tests.unit.hardware import RUNTIME_ID, Ground, ground, host_table
+from tests.unit.hardware import DAY_MS, RUNTIME_ID, Ground, ground, host_table
 
 from phala.attest import DEV, PRODUCTION
 from phala.errors import Invalid
@@ -29,6 +29,7 @@ from phala.pallets.registry.records import Signer
 from phala.primitives.types import BlockNumber, Hash, Moment
 from phala.runtime import GenesisConfig, InvalidTransaction, Problem
 from phala.runtime.world import World
+from phala.sdk.judge import time_of
 from phala.tee.platform import ReportData
 from phala.tee.simulated import SimulatedPlatform, measure
 from phala.tee.simulated_key import SimulatedKey
@@ -312,6 +313,11 @@ def test_an_enclave_of_nitro_registers_without_collateral(site: Ground) -> None:
 
     assert (info.platform, info.state, info.confidence) == (4, WORKER_ACTIVE, 3)
     assert (info.platform_id, info.product) == (b"i-0123456789abcdef0", b"nitro")
+    day = Moment(info.attested_at + DAY_MS)
+    body = worker.registration(site.chain.header)
+    assert time_of(body, info, day) == info.attested_at, "its client judges it as the chain did"
+    other = site.worker(Hardware(site.vendors.tdx), 4).registration(site.chain.header)
+    assert time_of(other, info, day) == day
     late = site.worker(NitroMachine(site.vendors.tdx, made=Moment(NOW - 10 * 60 * 1000)), 2)
     assert refused(site, late.register(site.chain.header)) == EVIDENCE_REFUSED
     long = site.worker(NitroMachine(site.vendors.tdx, module="i" * 65 + "-enc1"), 3)

@@ -7,7 +7,7 @@ before a secret is encrypted to the worker.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from phala.attest import Evidence, Policy, Verdict
+from phala.attest import Evidence, PlatformCode, Policy, Verdict
 from phala.attest import verify as verify_evidence
 from phala.attest.kept import take_apart
 from phala.crypto.signatures import BadSignature, sr25519_verify
@@ -94,6 +94,13 @@ def verify_registered(
     return verify_evidence(taken.evidence, policy, {**collateral, **taken.own}, now)
 
 
+def time_of(body: Registration, info: WorkerInfo, now: Moment) -> Moment:
+    """When to judge a registration's evidence: `now`, but Nitro's, which counts for minutes, when
+    the chain took it. For how long it stands since then is the chain's to say, as of all evidence.
+    """
+    return info.attested_at if body.evidence.platform == PlatformCode.NITRO else now
+
+
 def verify_binding(body: Registration, verdict: Verdict) -> Verdict:
     """The verdict, when its evidence binds this worker, its manifest and its block."""
     gpu = devices_digest(body.devices)
@@ -151,7 +158,8 @@ def judge(
     """
     ensure_serving(listed.info)
     body = verify_signatures(signed, listed.worker, genesis)
-    verdict = verify_registered(body, policy, collateral or {}, now)
+    at = time_of(body, listed.info, now)
+    verdict = verify_registered(body, policy, collateral or {}, at)
     verify_binding(body, verdict)
     verify_listed(body, verdict, listed.info)
     return verdict

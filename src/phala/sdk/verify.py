@@ -47,6 +47,7 @@ from phala.primitives.types import BLOCK_NUMBER, HASH, MOMENT, BlockNumber, Hash
 from phala.sdk.bundle import Bundle
 from phala.sdk.judge import (
     ensure_serving,
+    time_of,
     verify_binding,
     verify_listed,
     verify_registered,
@@ -295,7 +296,8 @@ def _verify_worker(bundle: Bundle, trust: Trust, proven: _Proven, audit: _Audit)
             f"the key of worker 0x{worker.hex()}",
         )
     with audit.check(6, "evidence"):
-        verdict = verify_registered(body, trust.policy, bundle.collateral, proven.time)
+        at = time_of(body, proven.worker, proven.time)
+        verdict = verify_registered(body, trust.policy, bundle.collateral, at)
         audit.found(
             "evidence",
             f"code {verdict.measurement.hex()} runs on {verdict.platform.word}"
