@@ -1,5 +1,6 @@
 """The pool of transactions, alone."""
 
+import heapq
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -167,6 +168,30 @@ def test_a_full_pool_lets_the_worst_go_for_a_better_one(
         Change(better.hash, Status.READY),
     ]
     assert order(pool) == [better.data, early.data]
+
+
+def test_a_full_pool_is_not_gone_through_for_each_newcomer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "READY_MAX", 50)
+    gone_through: list[int] = []
+    heapify = heapq.heapify
+
+    def counted(heap: list[tuple[int, int, bytes]]) -> None:
+        gone_through.append(len(heap))
+        heapify(heap)
+
+    monkeypatch.setattr(heapq, "heapify", counted)
+    pool = Pool()
+    for number in range(50):
+        pool.add(made(f"early{number}", 0, first=True))
+
+    for number in range(100):
+        with pytest.raises(PoolFull):
+            pool.add(made(f"late{number}", 0, first=True))
+    for number in range(120):
+        pool.add(made(f"better{number}", 0, first=True, tip=1 + number))
+
+    assert gone_through == [50]
+    assert [each.priority for each in ready(pool)] == list(range(120, 70, -1))
 
 
 def test_what_takes_a_place_that_a_block_has_taken_is_invalid() -> None:

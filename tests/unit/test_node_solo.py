@@ -24,10 +24,12 @@ from phala.node.engines.solo import Solo
 from phala.node.main import open_node
 from phala.node.service import Finalized, Happening, Node
 from phala.primitives.address import MULTI_ADDRESS, MultiAddress, MultiSignature
-from phala.primitives.extrinsic import IMMORTAL, Extrinsic, Signature
+from phala.primitives.extrinsic import IMMORTAL, SIGNED_EXTENSIONS, Extrinsic, Signature
 from phala.primitives.types import BALANCE, PHA, Balance, BlockNumber, Hash, Moment
 from phala.runtime import DEV_ACCOUNTS, BlockBuilder, Validator, decode
 from phala.runtime.outcome import Applied
+from phala.sdk.extrinsic import Mortality, Terms, sign_extrinsic
+from phala.sdk.keyring import dev_pair
 from phala.trie import State
 
 KILLED_AT = ("before the block", "before the signature", "before the justification", "after all")
@@ -180,7 +182,7 @@ def test_a_transaction_that_breaks_the_runtime_is_dropped_and_the_block_is_built
 def test_a_waiting_transaction_that_breaks_the_runtime_is_dropped_and_the_node_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    poison = replace(pay("Bob", PHA), valid_till=0)  # looked at again at once
+    poison = replace(pay("Bob", PHA), valid_till=0, decoded=None)  # looked at again at once
 
     def poisoned(*_: object, **__: object) -> None:
         raise ZeroDivisionError
@@ -196,3 +198,23 @@ def test_a_waiting_transaction_that_breaks_the_runtime_is_dropped_and_the_node_g
         assert "ZeroDivisionError" in caplog.text
         asyncio.run(solo.write())
         assert node.chain.head.number == 2
+
+
+def test_what_waits_past_its_era_is_dropped_and_its_signature_is_not_verified_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path, clients.prepare(tmp_path)) as (node, solo):
+        genesis = node.chain.genesis
+        terms = Terms(genesis, 1, 1, nonce=1, tip=0, mortality=Mortality(0, genesis, 4))
+        call = bytes([0, 0, 0])  # a remark, that waits for the nonce before it
+        found = node.submit(sign_extrinsic(call, dev_pair("Bob"), SIGNED_EXTENSIONS, terms))
+        told: list[Happening] = []
+        node.watch(found, told.append)
+        monkeypatch.setattr(Validator, "validate", die)
+        for number in range(1, 4):
+            assert told == []
+            asyncio.run(solo.write())
+            assert node.chain.head.number == number
+
+        assert told == [Change(found, Status.INVALID)], "block 4 cannot have it"
+        assert node.pool.future_count == 0

@@ -15,7 +15,15 @@ from phala.node.runtimes.table import AnyRuntime, AnyValidator, Runtimes
 from phala.node.verifiers import Batches, bad_signature
 from phala.primitives.header import Header
 from phala.primitives.types import BlockNumber, Hash, Moment
-from phala.runtime import CODE_KEY, InvalidTransaction, Problem, Source, Validator, decode
+from phala.runtime import (
+    CODE_KEY,
+    Decoded,
+    InvalidTransaction,
+    Problem,
+    Source,
+    Validator,
+    decode,
+)
 from phala.trie import State
 
 LOG: Final = logging.getLogger("phala.node")
@@ -258,14 +266,17 @@ class Node:
     def revalidate(self) -> None:
         """Look again at what has waited as long as it said that it is valid; at all of it where
         another release makes the next block: it reads the bytes and what was signed otherwise."""
-        pool = self.pool
-        old_ones = pool.every() if self._other_rules else pool.stale(self.chain.head.number)
+        pool, other_rules = self.pool, self._other_rules
+        old_ones = pool.every() if other_rules else pool.stale(self.chain.head.number)
         self._other_rules = False
+        dropped = 0
         for old in old_ones:
             try:
+                if not other_rules:
+                    ensure_not_ended(old)
                 again = self._validated(old.data, old.hash, Source.EXTERNAL)
             except InvalidTransaction as refusal:
-                LOG.info("dropped from the pool: %s", refusal)
+                dropped += 1
                 self.drop(old.hash, refusal)
             except Exception:  # a fault of ours that one input meets must not end the node
                 LOG.exception("a transaction broke its validation: 0x%s", old.hash.hex())
@@ -273,6 +284,8 @@ class Node:
                 self.tell_changes(self.pool.remove(old.hash, Status.INVALID))
             else:
                 self.pool.renew(old.hash, again.valid_till, again.decoded)
+        if dropped:
+            LOG.info("%d of the pool are no longer valid", dropped)
 
     # ---- blocks
 
@@ -313,6 +326,17 @@ class Node:
         self.tell_changes([Change(each.hash, Status.DROPPED) for each in self.pool.every()])
         self.pool = Pool()
         self.tell(Reverted(number))
+
+
+def ensure_not_ended(waited: Pooled) -> None:
+    """What an account signed was valid as long as its era, so its signature need not be looked at:
+    thousands may end with one block. Raises `InvalidTransaction`."""
+    if isinstance(waited.decoded, Decoded) and waited.decoded.extrinsic.signature is not None:
+        raise InvalidTransaction(
+            Problem.ANCIENT_BIRTH_BLOCK,
+            mend="sign it again",
+            why=f"its era ended with block {waited.valid_till}",
+        )
 
 
 def now() -> Moment:

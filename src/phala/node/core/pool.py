@@ -89,6 +89,8 @@ class Pool:
         self._mortal: dict[Hash, int] = {}  # those that are not valid for ever, and till when
         self._taken: dict[Hash, None] = {}  # ready ones that are on their way into a block
         self._heap: list[tuple[int, int, Hash]] = []  # of those that may be taken; some are gone
+        # Of all that are ready, while the pool is full: who would make room. Some are gone.
+        self._worst: list[tuple[int, int, Hash]] | None = None
         self._count = 0
         self._ready_bytes = 0
         self._future_bytes = 0
@@ -193,6 +195,8 @@ class Pool:
         self._count += 1
         self._order[new.hash] = self._count
         self._providers.update(dict.fromkeys(new.provides, new.hash))
+        if self._worst is not None:
+            heapq.heappush(self._worst, (new.priority, -self._count, new.hash))
         self._use(new)
         self._offer(new.hash)
         return [*out, Change(new.hash, Status.READY), *self._orphan(lost)]
@@ -204,22 +208,36 @@ class Pool:
         size = self._ready_bytes - sum(len(each.data) for each in gone) + len(new.data)
         size -= READY_BYTES_MAX
         if count <= 0 and size <= 0:
+            self._worst = None
             return []
-        heap = [
-            (each.priority, -self._order[each.hash], each.hash)
-            for each in self._ready.values()
-            if each.hash not in rivals
-        ]
-        heapq.heapify(heap)
-        out = []
-        while count > 0 or size > 0:
-            if not heap or heap[0][0] >= new.priority:
-                raise PoolFull(f"{len(self._ready)} transactions wait", mend="send it again later")
-            _, _, worst = heapq.heappop(heap)
-            out.append(worst)
-            count -= 1
-            size -= len(self._ready[worst].data)
+        heap, seen = self._worst_first(), []
+        out: list[Hash] = []
+        try:
+            while count > 0 or size > 0:
+                while heap and self._order.get(heap[0][2]) != -heap[0][1]:
+                    heapq.heappop(heap)  # it is gone
+                if not heap or heap[0][0] >= new.priority:
+                    raise PoolFull(
+                        f"{len(self._ready)} transactions wait", mend="send it again later"
+                    )
+                seen.append(heapq.heappop(heap))
+                worst = seen[-1][2]
+                if worst not in rivals:
+                    out.append(worst)
+                    count -= 1
+                    size -= len(self._ready[worst].data)
+        finally:
+            for entry in seen:
+                heapq.heappush(heap, entry)
         return out
+
+    def _worst_first(self) -> list[tuple[int, int, Hash]]:
+        if self._worst is None or len(self._worst) > HEAP_MAX:
+            self._worst = [
+                (each.priority, -self._order[each.hash], each.hash) for each in self._ready.values()
+            ]
+            heapq.heapify(self._worst)
+        return self._worst
 
     def _promote(self, provided: Iterable[bytes]) -> list[Change]:
         """Make ready what waited for these tags alone."""
