@@ -34,6 +34,26 @@ LENGTH: Final = re.compile(rb"\r\ncontent-length: *([0-9]{1,8})\r\n", re.IGNOREC
 HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 
 
+SHORT_BYTES_MAX: Final = 512
+HEADS_MAX: Final = 256
+HEADS: Final[dict[bytes, int]] = {}  # short ones that came before, and what `plain_length` says
+
+
+def plain_length(head: bytes) -> int:
+    """How many bytes follow a request's head, with its empty line; -1: it is not a plain one."""
+    known = HEADS.get(head)
+    if known is not None:
+        return known
+    length = LENGTH.search(head)
+    plain = length is not None and not SPECIAL.search(head) and b" HTTP/1.1\r\n" in head
+    found = int(length[1]) if length is not None and plain else -1
+    if len(head) <= SHORT_BYTES_MAX:
+        if len(HEADS) >= HEADS_MAX:
+            HEADS.clear()
+        HEADS[head] = found
+    return found
+
+
 class BoundedHttp(HttpToolsProtocol):
     """HTTP whose request line and headers must come soon, and be short.
 
@@ -52,6 +72,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._later: asyncio.Future[bytes] | None = None  # an answer that is due
         self._held = bytearray()  # what came meanwhile
         self._late: asyncio.TimerHandle | None = None
+        self._busy = False  # since the timer of idle connections was set: it is not set each time
         self._going = Held(self.app.going)
         self._look: asyncio.TimerHandle | None = None
 
@@ -106,6 +127,10 @@ class BoundedHttp(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         """A plain close waits until the peer has read what was sent: for ever, where it never
         reads."""
+        if self._busy or self._later is not None:
+            self._busy = False
+            self._wait_longer()
+            return
         if self.transport.get_write_buffer_size():
             self.transport.abort()
         super().timeout_keep_alive_handler()
@@ -130,16 +155,11 @@ class BoundedHttp(HttpToolsProtocol):
         end = data.find(b"\r\n\r\n") + 4 if between and data.startswith(b"POST ") else 0
         if not 4 < end < HEAD_BYTES_MAX or data[end : end + 1] != b"{":
             return False
-        head = data[: end - 2]
-        length = LENGTH.search(head)
-        if length is None or len(data) != end + int(length[1]) or SPECIAL.search(head):
-            return False
-        if b" HTTP/1.1\r\n" not in head or self.transport.get_write_buffer_size():
+        if len(data) - end != plain_length(data[:end]) or self.transport.get_write_buffer_size():
             return False
         answer = self.app.answer_bytes(data[end:], own=self._own)
         if self._late is not None:
             self._on_time()
-        self._unset_keepalive_if_required()
         if isinstance(answer, bytes):
             self._write(answer)
         else:
@@ -149,6 +169,11 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _write(self, answer: bytes) -> None:
         self.transport.write(HEAD % len(answer) + answer)
+        self._busy = True
+        if self.timeout_keep_alive_task is None:
+            self._wait_longer()
+
+    def _wait_longer(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
