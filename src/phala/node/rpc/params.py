@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from phala.node.rpc.errors import INVALID_PARAMS, RpcError
+from phala.node.rpc.names import NAMES
 from phala.primitives.types import Hash
 
 T = TypeVar("T")
@@ -15,13 +16,15 @@ NUMBER: Final = re.compile("0x[0-9a-fA-F]{1,16}|[0-9]{1,20}", re.ASCII)
 
 
 class Params:
-    """The positional parameters of one request."""
+    """The parameters of one request, in the order that its method has them."""
 
-    def __init__(self, found: Any) -> None:
+    def __init__(self, found: Any, method: str = "") -> None:
         if found is None:
             found = []
+        if isinstance(found, dict):
+            found = by_position(found, method)
         if not isinstance(found, list):
-            raise RpcError(INVALID_PARAMS, "Invalid params", "give parameters by position")
+            raise RpcError(INVALID_PARAMS, "Invalid params", "give them by position or by name")
         self._found = found
 
     def _at(self, index: int) -> Any:
@@ -36,6 +39,21 @@ class Params:
         if index >= len(self._found):
             raise RpcError(INVALID_PARAMS, "Invalid params", f"parameter {index} is missing")
         return parse(self._found[index], index)
+
+
+def by_position(found: dict[str, Any], method: str) -> list[Any]:
+    """What is given by name. One that is not given is null, but at the end, where it is absent."""
+    names = NAMES.get(method)
+    if names is None:
+        raise RpcError(INVALID_PARAMS, "Invalid params", "give parameters by position")
+    for name in found:
+        if name not in names:
+            listed = ", ".join(names) or "none"
+            raise RpcError(
+                INVALID_PARAMS, "Invalid params", f"no parameter is called {name[:40]!r}: {listed}"
+            )
+    given = [place for place, name in enumerate(names) if name in found]
+    return [found.get(name) for name in names[: given[-1] + 1]] if given else []
 
 
 def bad(index: int, need: str, found: Any) -> RpcError:

@@ -268,7 +268,7 @@ class Door:
         started = time.perf_counter()
         try:
             self._admit(method, own=own)
-            result = self._call(method, Params(asked.get("params")), connection)
+            result = self._call(method, Params(asked.get("params"), method), connection)
             if isinstance(result, Awaitable):
                 return asyncio.ensure_future(self._later(name, method, result))
             answer = answered(name, result)
