@@ -2,6 +2,8 @@
 loads one."""
 
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 ON_BOTH = (  # tests that run once more, on the build
     "unit/test_balances.py",
+    "unit/test_balances_custody.py",
     "unit/test_compact.py",
     "unit/test_extrinsic.py",
     "unit/test_generate.py",
@@ -50,6 +53,18 @@ def run(*arguments: str | Path, pure: bool) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         env=environment,
     )
+
+
+def test_where_there_is_a_compiler_there_is_a_build() -> None:
+    """All others of this file are skipped without one: so a source that mypyc refuses, or compiles
+    to what crashes, would pass for a machine without a compiler."""
+    compiler = shlex.split(os.environ.get("CC", "cc"))[0]
+    if os.environ.get(compiled.PURE) == "1" or shutil.which(compiler) is None:
+        pytest.skip("there is no C compiler, or builds are turned off")
+
+    built = compiled.is_whole(compiled.build_folder())
+
+    assert built, "run `make setup` after a hot module was edited: it says why there is no build"
 
 
 @pytest.mark.timeout(BOTH_S_MAX)

@@ -140,7 +140,7 @@ def time_free_reads(site: Ground) -> int:
     read: set[bytes] = set()
 
     def act(world: World) -> None:
-        before = set(world.block.decoded)
+        before = world.block.state.looked_at()
         registry = PhalaRegistry(
             world.block,
             chain=world.system,
@@ -152,7 +152,7 @@ def time_free_reads(site: Ground) -> int:
         )
         registry.on_initialize()
         registry.on_finalize()
-        read.update(set(world.block.decoded) - before)
+        read.update(world.block.state.looked_at() - before)
 
     site.govern(act)
     return len(read)

@@ -3,10 +3,10 @@
 Source: `frame_system::AccountInfo`, `pallet_balances::AccountData`; clients know both by path.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from phala.codec import U32, U128, Descriptor, Newtype
+from phala.codec.records import record
 from phala.frame.described import Described
 from phala.primitives.types import Balance, scale
 
@@ -15,7 +15,7 @@ NEW_LOGIC: Final = 1 << 127  # the one flag Substrate has: balances are in the f
 EXTRA_FLAGS: Final[Newtype[int]] = Newtype(("pallet_balances", "types", "ExtraFlags"), U128)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AccountData:
     free: Balance
     reserved: Balance
@@ -28,7 +28,7 @@ ACCOUNT_DATA: Final[Descriptor[AccountData]] = Described(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AccountInfo:
     nonce: Annotated[int, U32]
     consumers: Annotated[int, U32]

@@ -1,7 +1,6 @@
 """Storage items over one block's state: what `phala.frame.storage` declares, at work.
 
-What was decoded once in a block is not decoded again, nor is a key hashed again: accounts are read
-some five times for each extrinsic.
+What was decoded once in a block is not decoded again, nor is a key hashed again.
 """
 
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 from phala.codec.descriptor import Descriptor
 from phala.crypto.hashes import blake2_128, twox_64
 from phala.frame.block import Block
+from phala.trie.state import State
 
 K = TypeVar("K")
 K2 = TypeVar("K2")
@@ -41,31 +41,20 @@ HASHES: Final[dict[str, Hash]] = {
 class BoundItem:
     """An item of one pallet over one block's state."""
 
-    __slots__ = ("_decode", "_decoded", "_encode", "_state")
+    __slots__ = ("_decode", "_encode", "_state")
 
     def __init__(self, value: Descriptor[Any], block: Block) -> None:
         made = value.made
         self._encode = made.encode
         self._decode = made.decode
-        self._state = block.state
-        self._decoded = block.decoded
+        self._state: State = block.state
 
     def _read(self, key: bytes) -> Any:
         """The value, or None."""
-        data = self._state.get(key)
-        if data is None:
-            return None
-        known = self._decoded.get(key)
-        if known is not None and known[0] == data:
-            return known[1]
-        value = self._decode(data)
-        self._decoded[key] = (data, value)
-        return value
+        return self._state.read(key, self._decode)
 
     def _write(self, key: bytes, value: object) -> None:
-        data = self._encode(value)
-        self._state.put(key, data)
-        self._decoded[key] = (data, value)
+        self._state.write(key, self._encode(value), value)
 
 
 class BoundValue(BoundItem, Generic[V]):
@@ -124,6 +113,10 @@ class BoundMap(BoundItem, Generic[K, V, D]):
 
     def put(self, key: K, value: V) -> None:
         self._write(self.storage_key(key), value)
+
+    def put_later(self, key: K, value: V) -> None:
+        """As `put`, of a value that is known to fit: its bytes are made once, at the end."""
+        self._state.write_later(self.storage_key(key), value, self._encode)
 
     def delete(self, key: K) -> None:
         self._state.delete(self.storage_key(key))

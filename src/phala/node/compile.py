@@ -39,6 +39,7 @@ from phala.node.compiled import (
 
 NATIVE: Final = frozenset(
     {
+        "Block",
         "BlockBuilder",
         "BoundDoubleMap",
         "BoundItem",
@@ -48,6 +49,7 @@ NATIVE: Final = frozenset(
         "Calls",
         "Errors",
         "Events",
+        "Held",
         "Opening",
         "Pool",
         "Reader",

@@ -37,6 +37,7 @@ MODULES: Final = (
     "phala.frame.outer",
     "phala.node.blobs",
     "phala.node.core.pool",
+    "phala.pallets.balances.moves",
     "phala.primitives.extrinsic",
     "phala.runtime.executive",
     "phala.runtime.validity",

@@ -16,6 +16,7 @@ from phala.frame import (
     NO_ACCOUNT,
     WEIGHT,
     AccountInfo,
+    BoundMap,
     Constant,
     DefaultMap,
     Described,
@@ -243,6 +244,9 @@ class System(Pallet):
         return None if found == NO_HASH else found
 
     # ---- accounts, for Balances
+
+    def book(self) -> BoundMap[AccountId, AccountInfo, AccountInfo]:
+        return self.account
 
     def account_of(self, who: AccountId) -> AccountInfo:
         return self.account.get(who)

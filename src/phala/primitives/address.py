@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar, cast
 
 from phala.codec import UNIT, Bytes, Descriptor, FixedBytes, Malformed, OutOfRange, Reader, Registry
 from phala.codec.generate import Source
+from phala.codec.records import record
 from phala.codec.registry import Field, Type, TypeDefCompact, TypeDefVariant, Variant
 from phala.errors import Invalid
 from phala.primitives.types import ACCOUNT_ID, AccountId
@@ -80,7 +81,7 @@ def _unbase58(text: str) -> bytes:
     return bytes(zeros) + number.to_bytes((number.bit_length() + 7) // 8, "big")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MultiAddress:
     """Who is meant. Only `Id` names an account here; the other kinds decode, and are refused."""
 
@@ -100,7 +101,7 @@ class MultiAddress:
         return AccountId(self.data)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MultiSignature:
     """A signature by one of the three kinds of keys."""
 

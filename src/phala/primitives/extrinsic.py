@@ -13,6 +13,7 @@ from typing import Final
 
 from phala.codec import U32, U128, Compact, Malformed, Reader, Tuple
 from phala.codec.compact import encode_compact, read_compact
+from phala.codec.records import record
 from phala.crypto.hashes import blake2_256
 from phala.primitives.address import (
     MULTI_ADDRESS,
@@ -100,7 +101,7 @@ def read_era(reader: Reader) -> Era:
     return Era(period, phase)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Signature:
     """Who signed, and the extra data of the signed extensions."""
 
@@ -114,7 +115,7 @@ class Signature:
         return self.era.encode() + _NONCE.encode(self.nonce) + _TIP.encode(self.tip)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Extrinsic:
     """A call, not yet decoded, and who sent it; None: bare, it proves itself."""
 

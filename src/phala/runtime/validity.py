@@ -2,9 +2,9 @@
 block; only what depends on its neighbours differs."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 
+from phala.codec.records import record
 from phala.crypto.hashes import blake2_256
 from phala.crypto.signatures import ecdsa_recover, ed25519_verify, sr25519_verify
 from phala.errors import Invalid, PhalaError
@@ -53,7 +53,7 @@ BARE_CALLS: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Decoded:
     """An extrinsic and its call, read once."""
 
@@ -81,7 +81,7 @@ def decode(data: bytes) -> Decoded:
 # ---- signed
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Admitted:
     """A signed extrinsic that passed: who pays what, and how many of its signer's are missing."""
 

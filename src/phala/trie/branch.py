@@ -7,12 +7,13 @@ with a million accounts that is three branches in four.
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from phala.crypto.hashes import blake2_256
 from phala.trie.encoding import (
     BRANCH,
     BRANCH_HASHED,
     BRANCH_VALUE,
     Layout,
-    encode_leaf,
+    encode_leaf_at,
     header,
     packed,
     reference,
@@ -22,7 +23,7 @@ from phala.trie.encoding import (
 NIBBLES: Final = "0123456789abcdef"
 VALUES: Final[dict[str, int]] = {digit: value for value, digit in enumerate(NIBBLES)}
 POPULATION: Final[list[int]] = [bit.bit_count() for bit in range(1 << 16)]
-_SIZE_BITS: Final = 0x3F  # of a plain branch's first byte; all set: the path's size goes on
+SIZE_BITS: Final = 0x3F  # of a plain branch's first byte; all set: the path's size goes on
 
 
 class Branch:
@@ -48,11 +49,15 @@ class Branch:
         self.offset = offset  # where in `encoded` the children begin
         self.encoded = encoded
 
-    def kid(self, nibble: int) -> "Branch | None":
+    def closed_kid(self, nibble: int) -> "Branch | bytes | None":
+        """A child that is a branch, as it is kept."""
         bit = 1 << nibble
         if not self.kidmap & bit:
             return None
-        found = self.kids[POPULATION[self.kidmap & (bit - 1)]]
+        return self.kids[POPULATION[self.kidmap & (bit - 1)]]
+
+    def kid(self, nibble: int) -> "Branch | None":
+        found = self.closed_kid(nibble)
         return opened(found) if isinstance(found, bytes) else found
 
     def refs(self) -> list[bytes | None]:
@@ -82,9 +87,9 @@ def closed(branch: Branch) -> Kid:
 
 def opened(encoded: bytes) -> Branch:
     """What `closed` made bytes of."""
-    size = encoded[0] & _SIZE_BITS
+    size = encoded[0] & SIZE_BITS
     at = 1
-    if size == _SIZE_BITS:
+    if size == SIZE_BITS:
         more = 255
         while more == 255:
             more = encoded[at]
@@ -146,17 +151,47 @@ def ref_of(built: Built) -> bytes | None:
 
 
 class Opening:
-    """A branch whose children are still coming. Its own path is the first `depth` nibbles of `key`,
-    a key below it."""
+    """A branch whose children are still coming, in order. Its own path is the first `depth` nibbles
+    of `key`, a key below it."""
 
-    __slots__ = ("children", "depth", "key", "own", "refs")
+    __slots__ = ("bitmap", "body", "depth", "key", "kidmap", "kids", "own")
 
     def __init__(self, depth: int, key: bytes) -> None:
         self.depth = depth
         self.key = key
         self.own: tuple[bytes, bool] | None = None
-        self.refs: list[bytes | None] = [None] * 16
-        self.children: dict[int, Kid] = {}
+        self.bitmap = 0
+        self.body = bytearray()  # the children's names
+        self.kidmap = 0
+        self.kids: list[Kid] = []
+
+    def add(self, nibble: int, node: bytes) -> None:
+        """One more child, by its bytes."""
+        self.bitmap |= 1 << nibble
+        if len(node) < 32:
+            self.body.append(len(node) << 2)
+            self.body += node
+        else:
+            self.body.append(128)
+            self.body += blake2_256(node)
+
+    def finish(self, above: int) -> Branch:
+        """The branch, all of whose children have come, below the first `above` nibbles."""
+        own = self.own
+        part = self.key.hex()[above : self.depth] if self.depth > above else ""
+        if own is None:
+            out = bytearray(header(BRANCH, len(part)))
+        else:
+            out = bytearray(header(BRANCH_HASHED if own[1] else BRANCH_VALUE, len(part)))
+        if part:
+            out += packed(part)
+        out.append(self.bitmap & 255)
+        out.append(self.bitmap >> 8)
+        if own is not None:
+            out += own[0]
+        offset = len(out)
+        out += self.body
+        return Branch(part, own, self.bitmap, self.kidmap, tuple(self.kids), offset, bytes(out))
 
 
 def nibble_at(key: bytes, depth: int) -> int:
@@ -192,26 +227,26 @@ def build(items: Iterable[tuple[bytes, bytes]], layout: Layout, depth: int = 0) 
         if after > before:
             stack.append(Opening(after, key))
         if not stack:
-            return None, encode_leaf(layout, key.hex()[depth:], value)
+            return None, encode_leaf_at(layout, key, depth, value)
         top = stack[-1]
         if len(key) * 2 == top.depth:
             top.own = value_part(layout, value)
         else:
-            leaf = encode_leaf(layout, key.hex()[top.depth + 1 :], value)
-            top.refs[nibble_at(key, top.depth)] = reference(leaf)
+            below = encode_leaf_at(layout, key, top.depth + 1, value)
+            top.add(nibble_at(key, top.depth), below)
         while top.depth > after:
             stack.pop()
             above = max(after, stack[-1].depth if stack else outside)
-            part = top.key.hex()[above + 1 : top.depth]
-            branch = branch_of(part, top.own, top.refs, top.children)
+            branch = top.finish(above + 1)
             if above == outside:
                 return branch, None
             if not stack or stack[-1].depth < above:
                 stack.append(Opening(above, top.key))
             nibble = nibble_at(top.key, above)
             top = stack[-1]
-            top.refs[nibble] = reference(branch.encoded)
-            top.children[nibble] = closed(branch)
+            top.add(nibble, branch.encoded)
+            top.kidmap |= 1 << nibble
+            top.kids.append(closed(branch))
         assert item is not None
         key, value = item
         before = after

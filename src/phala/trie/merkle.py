@@ -14,6 +14,7 @@ from phala.primitives.types import Hash
 from phala.trie.branch import (
     NIBBLES,
     POPULATION,
+    SIZE_BITS,
     VALUES,
     Branch,
     Built,
@@ -29,6 +30,7 @@ from phala.trie.encoding import (
     HASHED_VALUE_BYTES_MIN,
     Layout,
     encode_leaf,
+    encode_leaf_at,
     reference,
     value_part,
 )
@@ -177,6 +179,16 @@ class _Patch:
                 self._kids = list(self._node.kids)
             self._kids[POPULATION[kidmap & (bit - 1)]] = closed(branch)
 
+    def swap(self, nibble: int, encoded: bytes) -> None:
+        """A closed branch is this one from now on; both are named by a hash."""
+        self.patch(nibble, blake2_256(encoded))
+        if self.refs is not None:
+            self.children[nibble] = encoded
+            return
+        if self._kids is None:
+            self._kids = list(self._node.kids)
+        self._kids[POPULATION[self._node.kidmap & ((1 << nibble) - 1)]] = encoded
+
     def patch(self, nibble: int, ref: bytes | None) -> None:
         node = self._node
         if self.refs is None:
@@ -248,9 +260,13 @@ class _Update:
             while stop < end and changes[stop][0][below] == digit:
                 stop += 1
             nibble = VALUES[digit]
-            kid = node.kid(nibble)
-            if kid is not None:
-                patch.put(nibble, self.at_branch(kid, at, stop, below + 1))
+            kid = node.closed_kid(nibble)
+            quick = self.repointed(kid, at, stop, below + 1) if isinstance(kid, bytes) else None
+            if quick is not None:
+                patch.swap(nibble, quick)
+            elif kid is not None:
+                child = opened(kid) if isinstance(kid, bytes) else kid
+                patch.put(nibble, self.at_branch(child, at, stop, below + 1))
             elif (
                 value is not None
                 and stop - at == 1
@@ -258,7 +274,7 @@ class _Update:
                 and self.base.get(key) is not None
             ):
                 # The leaf that hangs here is this key's: the change of an account, say.
-                leaf = encode_leaf(self.layout, path[below + 1 :], value)
+                leaf = encode_leaf_at(self.layout, key, below + 1, value)
                 patch.patch(nibble, reference(leaf))
             else:
                 present = node.bitmap >> nibble & 1 == 1
@@ -267,6 +283,40 @@ class _Update:
         if not touched and patch.refs is None:
             return patch.patched(), None
         return self.settled(part, own, patch.all_refs(), patch.children, changes[start][0][:depth])
+
+    def repointed(self, encoded: bytes, start: int, end: int, depth: int) -> bytes | None:
+        """A closed branch where changes[start:end] give leaves that it has other values, and all
+        that it has are named by hashes. None: it is not as simple as that."""
+        size = encoded[0] & SIZE_BITS
+        if size == SIZE_BITS:
+            return None
+        changes = self.changes
+        offset = 3 + (size + 1 >> 1)
+        if size:
+            part = encoded[1 : offset - 2].hex()[size & 1 :]
+            for each in range(start, end):
+                if not changes[each][0].startswith(part, depth):
+                    return None
+        bitmap = encoded[offset - 2] | encoded[offset - 1] << 8
+        if len(encoded) - offset != 33 * POPULATION[bitmap]:
+            return None
+        below = depth + size
+        out = bytearray(encoded)
+        before = 0
+        for each in range(start, end):
+            path, value, key = changes[each]
+            if value is None or len(path) == below:
+                return None
+            bit = 1 << VALUES[path[below]]
+            if bit == before or not bitmap & bit or self.base.get(key) is None:
+                return None
+            before = bit
+            leaf = encode_leaf_at(self.layout, key, below + 1, value)
+            if len(leaf) < 32:
+                return None
+            place = offset + 33 * POPULATION[bitmap & (bit - 1)] + 1
+            out[place : place + 32] = blake2_256(leaf)
+        return bytes(out)
 
     def settled(
         self,

@@ -31,13 +31,8 @@ from phala.pallets.balances.events import (
     Unreserved,
     Withdraw,
 )
-from phala.pallets.balances.rules import (
-    EXISTENTIAL_DEPOSIT,
-    FREEZE_VOTE,
-    HOLD_PREIMAGE,
-    ensure_withdrawable,
-    liquid,
-)
+from phala.pallets.balances.moves import EXISTENTIAL_DEPOSIT, ensure_withdrawable, liquid
+from phala.pallets.balances.rules import FREEZE_VOTE, HOLD_PREIMAGE
 
 __all__ = [
     "EXISTENTIAL_DEPOSIT",

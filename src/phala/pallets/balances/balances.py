@@ -4,17 +4,15 @@ Calls, events and their numbers are `pallet-balances`'s.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final, Protocol
 
 from phala.codec import BOOL, U32, Compact, Vector
 from phala.frame import (
     MICROSECOND,
-    NO_ACCOUNT,
     AccountData,
     AccountInfo,
-    BelowMinimum,
     Block,
+    BoundMap,
     Constant,
     ConsumerRemaining,
     DefaultMap,
@@ -29,6 +27,7 @@ from phala.frame import (
     ensure_root,
     ensure_signed,
 )
+from phala.pallets.balances import moves
 from phala.pallets.balances.errors import (
     DeadAccount,
     DeltaZero,
@@ -59,10 +58,10 @@ from phala.pallets.balances.events import (
     Unreserved,
     Withdraw,
 )
+from phala.pallets.balances.moves import EXISTENTIAL_DEPOSIT, left_after
 from phala.pallets.balances.rules import (
     BALANCE_LOCK,
     DIRECTION,
-    EXISTENTIAL_DEPOSIT,
     FOR_ALL,
     FREEZE,
     HOLD,
@@ -73,15 +72,15 @@ from phala.pallets.balances.rules import (
     Hold,
     ReserveData,
     amount_of,
-    ensure_withdrawable,
-    left_after,
     lowered,
     put_or_delete,
     raised,
     reducible,
     with_data,
-    with_free,
+    with_frozen,
+    with_more,
     with_moved,
+    with_reserved,
 )
 from phala.primitives.address import MULTI_ADDRESS, MultiAddress
 from phala.primitives.types import ACCOUNT_ID, BALANCE, AccountId, Balance
@@ -94,6 +93,7 @@ BALANCE_COMPACT: Final[Compact[Balance]] = Compact(BALANCE)
 class Accounts(Protocol):
     """Where accounts are kept."""
 
+    def book(self) -> BoundMap[AccountId, AccountInfo, AccountInfo]: ...
     def account_of(self, who: AccountId) -> AccountInfo: ...
     def keep(self, who: AccountId, info: AccountInfo) -> None: ...
     def create(self, who: AccountId, info: AccountInfo) -> None: ...
@@ -147,29 +147,12 @@ class Balances(Pallet):
         Raises:
             TokenError: as `ensure_withdrawable`; nothing happened.
         """
-        info = self.accounts.account_of(who)
-        left = ensure_withdrawable(info, amount)
-        data = info.data
-        self.accounts.keep(
-            who,
-            AccountInfo(
-                info.nonce + extrinsics,
-                info.consumers,
-                info.providers,
-                info.sufficients,
-                AccountData(left, data.reserved, data.frozen, data.flags),
-            ),
-        )
-        self.emit(Withdraw(who, amount))
+        moves.withdraw(self.accounts.book(), self.block, who, amount, extrinsics)
 
     def deposit(self, who: AccountId, amount: Balance) -> None:
         """Give an account what was withdrawn elsewhere. Too little to create it is burnt."""
-        info = self.accounts.account_of(who)
-        if not info.exists and amount < EXISTENTIAL_DEPOSIT:
+        if not moves.deposit(self.accounts.book(), self.block, self, who, amount):
             self.destroy(amount)
-            return
-        self._put(who, info, Balance(info.data.free + amount))
-        self.emit(Deposit(who, amount))
 
     def destroy(self, amount: Balance) -> None:
         """Withdrawn funds cease to be."""
@@ -179,7 +162,7 @@ class Balances(Pallet):
         """Make funds: genesis alone does."""
         assert amount >= EXISTENTIAL_DEPOSIT
         info = self.accounts.account_of(who)
-        self._put(who, info, Balance(info.data.free + amount))
+        moves.give(self.accounts.book(), self, who, info, amount)
         self.total_issuance.put(Balance(self.total_issuance.get() + amount))
 
     def move(
@@ -190,32 +173,16 @@ class Balances(Pallet):
         Raises:
             TokenError: nothing happened.
         """
-        giver = self.accounts.account_of(source)
-        left = left_after(giver.data, amount)
-        if source == target or amount == 0:
-            self.emit(Transfer(source, target, amount))
-            return
-        taker = self.accounts.account_of(target)
-        if not taker.exists and amount < EXISTENTIAL_DEPOSIT:
-            raise BelowMinimum
-        if left >= EXISTENTIAL_DEPOSIT:
-            self.accounts.keep(source, with_free(giver, left))
-        elif keep_alive or giver.data.reserved or giver.consumers:
-            raise NotExpendable
-        else:
-            self._reap(source, left)
-        self._put(target, taker, Balance(taker.data.free + amount))
-        self.emit(Transfer(source, target, amount))
+        book = self.accounts.book()
+        moves.move(book, self.block, self, source, target, amount, keep_alive)
 
-    def _put(self, who: AccountId, info: AccountInfo, free: Balance) -> None:
-        if info.exists:
-            self.accounts.keep(who, with_free(info, free))
-        else:
-            born = AccountInfo(info.nonce, 0, 1, 0, NO_ACCOUNT.data)
-            self.accounts.create(who, with_free(born, free))
-            self.emit(Endowed(who, free))
+    def bear(self, who: AccountId, info: AccountInfo, free: Balance) -> None:
+        """An account that does not exist comes to be."""
+        self.accounts.create(who, moves.newborn(info, free))
+        self.emit(Endowed(who, free))
 
-    def _reap(self, who: AccountId, dust: Balance) -> None:
+    def reap(self, who: AccountId, dust: Balance) -> None:
+        """An account ceases to be, with what is left of it."""
         self.accounts.kill(who)
         if dust:
             self.destroy(dust)
@@ -229,7 +196,7 @@ class Balances(Pallet):
         elif changed.consumers:
             raise ConsumerRemaining
         else:
-            self._reap(who, data.free)
+            self.reap(who, data.free)
 
     # ---- reserves: funds of an account that it cannot use, and that can be taken from it
 
@@ -264,7 +231,7 @@ class Balances(Pallet):
         info = self.accounts.account_of(who)
         taken = Balance(min(amount, self._unnamed(who, info.data)))
         if taken:
-            left = replace(info.data, reserved=Balance(info.data.reserved - taken))
+            left = with_reserved(info.data, info.data.reserved - taken)
             self._change(who, info, left)
             self.destroy(taken)
             self.emit(Slashed(who, taken))
@@ -290,12 +257,8 @@ class Balances(Pallet):
         if not taken:
             return amount
         data = taker.data
-        given = (
-            replace(data, reserved=Balance(data.reserved + taken))
-            if reserved
-            else replace(data, free=Balance(data.free + taken))
-        )
-        left = replace(giver.data, reserved=Balance(giver.data.reserved - taken))
+        given = with_reserved(data, data.reserved + taken) if reserved else with_more(data, taken)
+        left = with_reserved(giver.data, giver.data.reserved - taken)
         self._change(source, giver, left)
         self._change(target, taker, given)
         self.emit(ReserveRepatriated(source, target, taken, RESERVED if reserved else FREE))
@@ -391,7 +354,7 @@ class Balances(Pallet):
         locked = max((each.amount for each in locks), default=0)
         frozen = max((each.amount for each in freezes), default=0)
         after = Balance(max(locked, frozen))
-        self._change(who, info, replace(info.data, frozen=after))
+        self._change(who, info, with_frozen(info.data, after))
         if after > before:
             self.emit(more(who, Balance(after - before)))
         elif after < before:
@@ -473,9 +436,9 @@ class Balances(Pallet):
         info = self.accounts.account_of(account)
         free = new_free if new_free >= EXISTENTIAL_DEPOSIT else Balance(0)
         if info.exists:
-            self._change(account, info, replace(info.data, free=free))
+            self._change(account, info, with_more(info.data, free - info.data.free))
         elif free:
-            self._put(account, info, free)
+            self.bear(account, info, free)
         issued = self.total_issuance.get() + free - info.data.free
         self.total_issuance.put(Balance(issued))
         self.emit(BalanceSet(account, free))
@@ -512,7 +475,7 @@ class Balances(Pallet):
         if left < EXISTENTIAL_DEPOSIT and (keep_alive or info.consumers):
             raise NotExpendable
         if info.exists:
-            self._change(who, info, replace(info.data, free=left))
+            self._change(who, info, with_more(info.data, left - info.data.free))
         self.destroy(value)
         self.emit(Burned(who, value))
 

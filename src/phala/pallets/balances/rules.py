@@ -11,14 +11,11 @@ from phala.frame import (
     BoundMap,
     Choice,
     Described,
-    Frozen,
-    FundsUnavailable,
-    NotExpendable,
     PalletError,
 )
-from phala.primitives.types import PHA, AccountId, Balance, scale
+from phala.pallets.balances.moves import EXISTENTIAL_DEPOSIT, liquid
+from phala.primitives.types import AccountId, Balance, scale
 
-EXISTENTIAL_DEPOSIT: Final = Balance(PHA // 100)
 LOCKS_MAX: Final = 50  # as Phala's own chain; of reserves, holds and freezes too
 
 FOR_ALL: Final = 2  # what locks keep from: fees as well
@@ -70,13 +67,6 @@ HOLD: Final = _described(ID_AMOUNT, Hold)
 FREEZE: Final = _described(ID_AMOUNT, Freeze)
 
 
-def liquid(data: AccountData) -> Balance:
-    """What of the free balance is not frozen. What is reserved counts towards the frozen part."""
-    if data.frozen <= data.reserved:
-        return data.free
-    return Balance(max(data.free - (data.frozen - data.reserved), 0))
-
-
 def reducible(info: AccountInfo, *, keep_alive: bool) -> Balance:
     """The most that a transfer may take."""
     spendable = liquid(info.data)
@@ -85,41 +75,23 @@ def reducible(info: AccountInfo, *, keep_alive: bool) -> Balance:
     return spendable
 
 
-def left_after(data: AccountData, amount: Balance) -> Balance:
-    if amount > data.free:
-        raise FundsUnavailable
-    if amount > liquid(data):
-        raise Frozen
-    return Balance(data.free - amount)
-
-
-def ensure_withdrawable(info: AccountInfo, amount: Balance) -> Balance:
-    """What `withdraw` would leave.
-
-    Raises:
-        TokenError: the account has too little, or would die.
-    """
-    left = left_after(info.data, amount)
-    if left < EXISTENTIAL_DEPOSIT:
-        raise NotExpendable
-    return left
-
-
-def with_free(info: AccountInfo, free: Balance) -> AccountInfo:
-    data = info.data
-    return AccountInfo(
-        info.nonce,
-        info.consumers,
-        info.providers,
-        info.sufficients,
-        AccountData(free, data.reserved, data.frozen, data.flags),
-    )
-
-
 def with_data(info: AccountInfo, data: AccountData) -> AccountInfo:
     """An account with other balances. While some are reserved or frozen, it must not die."""
     before, after = (bool(each.reserved or each.frozen) for each in (info.data, data))
-    return replace(info, consumers=info.consumers + after - before, data=data)
+    consumers = info.consumers + after - before
+    return AccountInfo(info.nonce, consumers, info.providers, info.sufficients, data)
+
+
+def with_reserved(data: AccountData, reserved: int) -> AccountData:
+    return AccountData(data.free, Balance(reserved), data.frozen, data.flags)
+
+
+def with_frozen(data: AccountData, frozen: int) -> AccountData:
+    return AccountData(data.free, data.reserved, Balance(frozen), data.flags)
+
+
+def with_more(data: AccountData, amount: int) -> AccountData:
+    return AccountData(Balance(data.free + amount), data.reserved, data.frozen, data.flags)
 
 
 def with_moved(data: AccountData, amount: int) -> AccountData:
