@@ -39,3 +39,9 @@ def test_a_time_ahead_of_this_machines_is_refused(age_ms_max: int | None) -> Non
         fresh(at(AHEAD_MS_MAX + 1_000), age_ms_max)
 
     assert "set this machine's clock" in refusal.value.mend
+
+
+def test_a_development_networks_time_may_be_set_ahead() -> None:
+    later = 10 * AHEAD_MS_MAX
+
+    assert fresh(at(later), ahead_ms_max=None) == NOW_MS + later

@@ -207,18 +207,23 @@ class ClockBehind(Refused):
         )
 
 
-def fresh(data: bytes | None, age_ms_max: int | None = AGE_MS_MAX) -> Moment:
+def fresh(
+    data: bytes | None,
+    age_ms_max: int | None = AGE_MS_MAX,
+    *,
+    ahead_ms_max: int | None = AHEAD_MS_MAX,
+) -> Moment:
     """`Timestamp.Now`, not older than allowed by this machine's clock, nor ahead of it.
 
     Raises:
-        ClockBehind: it is ahead by more than `AHEAD_MS_MAX`.
+        ClockBehind: it is ahead by more than `ahead_ms_max`; None allows any.
         Refused: it is older than `age_ms_max`; None allows any age.
     """
     if data is None:
         raise Unavailable("the chain has no time yet", mend="wait for its first block")
     now = MOMENT.decode(data)
     age_ms = int(time.time() * 1000) - now
-    if -age_ms > AHEAD_MS_MAX:
+    if ahead_ms_max is not None and -age_ms > ahead_ms_max:
         raise ClockBehind(-age_ms)
     if age_ms_max is not None and age_ms > age_ms_max:
         raise Refused(

@@ -37,7 +37,7 @@ from phala.messages.types import ClusterId, ContractId, WorkerId
 from phala.primitives.types import Moment
 from phala.sdk.calls import Addressee, Place
 from phala.sdk.judge import Listed, RegistrationOutdated, judge
-from phala.sdk.light import LightView, fresh
+from phala.sdk.light import AHEAD_MS_MAX, LightView, fresh
 from phala.sdk.trust import Trust
 from phala.sdk.worker import WorkerClient
 
@@ -159,7 +159,10 @@ class TrustedView:
         """The newest finalized block, and values there by proof."""
         head = await self.light.sync()
         time_, *values = await self.light.read([TIMESTAMP_KEY, *keys])
-        place = Place(self.trust.genesis, head.number, head.hash, fresh(time_))
+        # A development network's owner may set its time (`phala dev time`), and nothing protects it.
+        ahead_ms_max = AHEAD_MS_MAX if self.trust.policy.simulated_root is None else None
+        now = fresh(time_, ahead_ms_max=ahead_ms_max)
+        place = Place(self.trust.genesis, head.number, head.hash, now)
         self._place = time.monotonic(), place
         return place, values
 
