@@ -159,7 +159,7 @@ class TrustedView:
         """The newest finalized block, and values there by proof."""
         head = await self.light.sync()
         time_, *values = await self.light.read([TIMESTAMP_KEY, *keys])
-        # A development network's owner may set its time (`phala dev time`), and nothing protects it.
+        # A development network's owner may set its time, and nothing protects it anyway.
         ahead_ms_max = AHEAD_MS_MAX if self.trust.policy.simulated_root is None else None
         now = fresh(time_, ahead_ms_max=ahead_ms_max)
         place = Place(self.trust.genesis, head.number, head.hash, now)
