@@ -14,8 +14,10 @@ from phala.attest.kept import ensure_plain, plain
 from phala.codec import U32, Vector
 from phala.frame import BadOrigin, Root, Signed
 from phala.messages.collateral import (
+    AMD,
     INTEL,
     ISSUE,
+    AmdItems,
     CollateralKey,
     IntelItems,
     IssueKey,
@@ -50,9 +52,9 @@ from phala.primitives.extrinsic import Extrinsic
 from phala.primitives.types import AccountId, Hash
 from phala.runtime import InvalidTransaction, Problem
 from phala.runtime.world import World
-from phala.testing.amd_pki import SimulatedAmd
+from phala.testing.amd_pki import INTERMEDIATE, SimulatedAmd
 from phala.testing.pallets import refused as refused_by
-from phala.testing.vendors import Hardware, Vendors, submit_amd, submit_intel
+from phala.testing.vendors import SUBMIT_AMD, Hardware, Vendors, submit_amd, submit_intel
 from phala.testing.x509 import BEGIN
 
 REFUSED, NOT_NEWS, BELOW_FLOOR, OLDER = 0, 1, 2, 3
@@ -211,6 +213,55 @@ def test_numbers_coexist_as_many_as_fit(site: Ground) -> None:
 
     assert numbers(site) == (19, 20, 21, 22)
     assert issue_key(IssueKey(tdx_key(site), 18)) not in site.chain.pairs
+
+
+@pytest.mark.parametrize("earlier_last", [False, True])
+def test_a_revoked_key_finds_no_earlier_evaluation_with_an_older_list(
+    site: Ground, *, earlier_last: bool
+) -> None:
+    """Evaluations coexist, and an earlier one is tried where a later one refuses; but lists of
+    revoked keys are of no evaluation: the latest of them counts with each."""
+    tdx = site.vendors.tdx
+    early = submit_intel(tdx.collateral(number=19))
+    late = submit_intel(
+        tdx.collateral(number=20, revoked=(tdx.pck.serial_number,), begin=START, days=60)
+    )
+    for each in (late, early) if earlier_last else (early, late):
+        site.chain.block(each)
+    assert numbers(site) == (19, 20)
+
+    with pytest.raises(InvalidTransaction, match="evidence"):
+        site.register(site.worker(Hardware(tdx)))
+
+
+def test_a_revoked_key_finds_no_other_product_with_an_older_list(site: Ground) -> None:
+    """Who holds it must not hope that nobody brings what is new to his product."""
+    tdx = site.vendors.tdx
+    other = site.vendors.machine(fmspc=bytes(5) + b"\x01")
+    site.chain.block(submit_intel(tdx.collateral()))
+    late = other.collateral(revoked=(tdx.pck.serial_number,), begin=START, days=60)
+    site.chain.block(submit_intel(late))
+
+    with pytest.raises(InvalidTransaction, match="evidence"):
+        site.register(site.worker(Hardware(tdx)))
+    assert site.register(site.worker(Hardware(other), 2)).state == WORKER_ACTIVE
+    site.chain.block(submit_intel(tdx.collateral(number=21)))
+    with pytest.raises(InvalidTransaction, match="evidence"):
+        site.register(site.worker(Hardware(tdx)))
+
+
+def test_amds_later_list_counts_for_both_kinds_of_keys(site: Ground) -> None:
+    """One root, one list: it comes with the chain of the one kind, and revokes the other's."""
+    amd, vlek = site.vendors.amd, SimulatedAmd(signer="VLEK")
+    site.chain.block(submit_amd(amd, begin=START - DAY))
+    early = site.worker(Hardware(amd))
+    assert site.register(early).state == WORKER_ACTIVE
+    later = AmdItems(vlek.revoked((INTERMEDIATE,), begin=START), vlek.chain())
+    site.chain.block(Extrinsic(None, SUBMIT_AMD + AMD.encode(later)).encode())
+
+    early.epoch += 1
+    with pytest.raises(InvalidTransaction, match="evidence"):
+        site.register(early)
 
 
 def test_products_and_kinds_have_collateral_of_their_own(site: Ground) -> None:

@@ -25,6 +25,7 @@ from phala.testing.x509 import BEGIN, certificate, name, revocation_list
 LEVELS: Final[Mapping[str, int]] = MappingProxyType(
     {"bl": 10, "tee": 0, "snp": 27, "ucode": 222, "fmc": 2}
 )
+INTERMEDIATE: Final = 11  # the serial number of the VCEK's; the next is the VLEK's
 CHIP: Final = bytes(range(64))
 _CPUIDS: Final = {"Milan": (0x19, 1, 1), "Genoa": (0x19, 0x11, 1), "Turin": (0x1A, 2, 1)}
 _OIDS: Final = "1.3.6.1.4.1.3704.1."
@@ -92,7 +93,13 @@ class SimulatedAmd:
         public = rsa_key().public_key()
         above = (
             certificate(
-                self.intermediate_name, public, root, rsa_key(), ca=True, serial=11, pss=_PSS
+                self.intermediate_name,
+                public,
+                root,
+                rsa_key(),
+                ca=True,
+                serial=INTERMEDIATE + (self.signer == "VLEK"),
+                pss=_PSS,
             ),
             certificate(root, public, root, rsa_key(), ca=True, serial=10, pss=_PSS),
         )

@@ -6,10 +6,11 @@ vendor's signature counts. Source: DESIGN §4; ARCHITECTURE, "Collateral".
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Annotated, ClassVar, Final, Protocol
 
-from phala.codec import U32, U64, Bytes, Vector
+from phala.codec import U8, U32, U64, Bytes, Vector
 from phala.errors import PhalaError
 from phala.frame import (
     MICROSECOND,
@@ -34,6 +35,7 @@ from phala.messages.collateral import (
     INTEL,
     ISSUE,
     ISSUE_KEY,
+    NO_NUMBER,
     AmdItems,
     CollateralKey,
     IntelItems,
@@ -65,6 +67,7 @@ from phala.pallets.collateral.records import (
     ManifestAllowed,
     ManifestDisallowed,
     ManifestSubmitted,
+    Revoked,
     Standing,
 )
 from phala.primitives.types import HASH, BlockNumber, Hash, Moment
@@ -146,6 +149,9 @@ class PhalaCollateral(Pallet):
     intel_items = StorageMap(
         Hasher.BLAKE2_128_CONCAT, ISSUE_KEY, INTEL, doc="Intel's collateral itself."
     )
+    revoked = StorageMap(
+        Hasher.TWOX_64_CONCAT, U8, Revoked, doc="Intel's latest lists of revoked keys, by its CA."
+    )
     amd_items = StorageMap(Hasher.BLAKE2_128_CONCAT, ISSUE_KEY, AMD, doc="AMD's itself.")
     standings = StorageMap(
         Hasher.BLAKE2_128_CONCAT, COLLATERAL_KEY, Standing, doc="Until when a product's counts."
@@ -184,9 +190,11 @@ class PhalaCollateral(Pallet):
         the floor and have not expired, but `TRIED_MAX` at most.
 
         An earlier one is tried where a later one refuses: vendors evaluate ahead of the updates
-        that they ask for, and the floor says how far behind is too far.
+        that they ask for, and the floor says how far behind is too far. But what is revoked is of
+        no evaluation and no product: the latest lists of the CA's count with each.
         """
         now, least = self.clock.time(), self.least_number(of)
+        lists = self._latest_lists(of)
         found: list[tuple[int, Mapping[str, bytes]]] = []
         for number in reversed(self.numbers.get(of)):
             key = IssueKey(of, number)
@@ -196,8 +204,19 @@ class PhalaCollateral(Pallet):
             items = self.amd_items if of.platform in AMD_PLATFORMS else self.intel_items
             kept = items.get(key)
             assert kept is not None, "an issue has its items"
-            found.append((number, kept.by_name()))
+            found.append((number, {**kept.by_name(), **lists}))
         return tuple(found)
+
+    def _latest_lists(self, of: CollateralKey) -> Mapping[str, bytes]:
+        """What is revoked by now: by Intel's CA; by AMD's root, whose one list both kinds of keys
+        come with."""
+        if of.platform not in AMD_PLATFORMS:
+            revoked = self.revoked.get(of.issuer)
+            return {} if revoked is None else revoked.by_name()
+        kinds = [IssueKey(replace(of, issuer=kind), NO_NUMBER) for kind in (0, 1)]
+        issues = [(issue.issued, key) for key in kinds if (issue := self.issues.get(key))]
+        kept = self.amd_items.get(max(issues, key=itemgetter(0))[1]) if issues else None
+        return {} if kept is None else {"amd_crl": kept.amd_crl}
 
     def manifests_of(self, hashes: tuple[Hash, ...]) -> tuple[bytes, ...]:
         """Manifests of devices, as governance listed them. Raises `ManifestNotAllowed`."""
@@ -269,6 +288,7 @@ class PhalaCollateral(Pallet):
         found = self.check_intel(items)
         self._note(found)
         self.intel_items.put(IssueKey(found.of, found.number), items)
+        self._note_revoked(found, items)
 
     @call(6_000 * MICROSECOND, pays_fee=Pays.NO)
     def submit_amd(self, origin: Origin, items: Annotated[AmdItems, AMD]) -> None:
@@ -294,6 +314,25 @@ class PhalaCollateral(Pallet):
         named = self.check_manifest(document)
         self.manifests.put(named, document)
         self.emit(ManifestSubmitted(named))
+
+    def _note_revoked(self, found: Found, items: IntelItems) -> None:
+        """Keep the later of each list: any bundle may bring it."""
+        *_, keys_at, root_at = found.issued
+        known = self.revoked.get(found.of.issuer)
+        lists = Revoked(
+            keys_at, items.pck_crl, items.pck_crl_issuer_chain, root_at, items.root_ca_crl
+        )
+        if known is not None and known.keys_at >= keys_at:
+            lists = replace(
+                lists,
+                keys_at=known.keys_at,
+                pck_crl=known.pck_crl,
+                pck_crl_issuer_chain=known.pck_crl_issuer_chain,
+            )
+        if known is not None and known.root_at >= root_at:
+            lists = replace(lists, root_at=known.root_at, root_ca_crl=known.root_ca_crl)
+        if lists != known:
+            self.revoked.put(found.of.issuer, lists)
 
     def _note(self, found: Found) -> None:
         of, number = found.of, found.number

@@ -1,12 +1,14 @@
 """What the collateral pallet tells and keeps."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
-from phala.codec import U8, U32, U64
+from phala.codec import U8, U32, U64, Bytes
 from phala.frame import event
-from phala.messages.collateral import COLLATERAL_KEY, CollateralKey
+from phala.messages.collateral import COLLATERAL_KEY, ITEM_BYTES_MAX, CollateralKey
 from phala.primitives.types import Hash, Moment
+
+_LIST: Final = Bytes(bytes_max=ITEM_BYTES_MAX)
 
 
 @event
@@ -84,6 +86,25 @@ class Floor:
     number: Annotated[int, U32]
     previous: Annotated[int, U32]
     effective_at: Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """Intel's lists of revoked keys: those of platforms by one of its CAs, and those of CAs.
+
+    They are of no product and no evaluation: a bundle that is older in this gets the later ones.
+    """
+
+    keys_at: Moment
+    pck_crl: Annotated[bytes, _LIST]
+    pck_crl_issuer_chain: Annotated[bytes, _LIST]
+    root_at: Moment
+    root_ca_crl: Annotated[bytes, _LIST]
+
+    def by_name(self) -> dict[str, bytes]:
+        """As `attest.verify` takes them."""
+        names = ("pck_crl", "pck_crl_issuer_chain", "root_ca_crl")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
