@@ -402,3 +402,31 @@ def test_foreign_blocks_are_imported_with_their_justifications_and_nothing_else(
         verifiers.close()
         first.chain.store.close()
         second.chain.store.close()
+
+
+def test_an_indexer_that_ends_is_begun_anew_and_goes_on(
+    tmp_path: Path, node: chain.RunningNode
+) -> None:
+    with httpx.Client(base_url=node.http, timeout=WAIT_S) as client:
+
+        def status() -> dict[str, Any]:
+            return dict(ask(client, "phala_getIndexStatus"))
+
+        until(lambda: status()["indexed"])
+        assert status()["running"]
+        os.kill(children(node.process.pid)[1], signal.SIGKILL)
+        until(lambda: not status()["running"])
+        until(lambda: status()["restarts"] == 1)
+
+        final = status()["finalized"]
+        until(lambda: status()["indexed"] > final)
+
+        metrics = client.get("/metrics").text
+        assert "phala_indexer_up 1\n" in metrics
+        assert "phala_indexer_restarts_total 1\n" in metrics
+        ended = children(node.process.pid)
+        assert len(ended) == 3
+    assert "the indexer ended: killed by signal 9" in (tmp_path / "node.log").read_text()
+    node.process.terminate()
+    assert node.process.wait(WAIT_S) == 0
+    assert not any(map(is_running, ended))

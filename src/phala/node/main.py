@@ -27,7 +27,9 @@ from phala.node.engines.front import Builder, Front, start_builder
 from phala.node.engines.opening import open_chain, runtimes_of, store_of
 from phala.node.engines.solo import Solo
 from phala.node.indexer import run as run_indexer
+from phala.node.indexing import Indexing
 from phala.node.journal import Journal
+from phala.node.logs import log_as_json
 from phala.node.rpc import system
 from phala.node.rpc.server import REQUEST_BYTES_MAX
 from phala.node.rpc.sockets import CONNECTIONS_MAX, BoundedHttp, BoundedWebSocket
@@ -45,21 +47,6 @@ KEEP_ALIVE_S: Final = 75
 CORES_SHARED: Final = 2  # with so few, front and builder have them, and handing over only costs
 OWN_FILES_MAX: Final = 64  # beside connections
 GC_THRESHOLDS: Final = (50_000, 20, 50)  # the usual 700 walk what waits in the pool all the time
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": round(record.created, 3),
-            "level": record.levelname.lower(),
-            "service": "node",
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line)
 
 
 def arguments() -> argparse.Namespace:
@@ -136,7 +123,12 @@ class Server(uvicorn.Server):
 
 
 async def serve(
-    node: Node, front: Front, identity: system.Identity, journal: Journal, door: socket.socket
+    node: Node,
+    front: Front,
+    identity: system.Identity,
+    journal: Journal,
+    index: Indexing,
+    door: socket.socket,
 ) -> None:
     """Answer, and follow the builder, until a signal."""
     server = Server(
@@ -162,6 +154,8 @@ async def serve(
     if node.signatures is not None:
         running.add(asyncio.create_task(node.signatures.run()))
     resuming = asyncio.create_task(journal.submit_again())
+    node.indexer = index.state
+    indexing = asyncio.create_task(index.run())
     # So that the first nonce that a client is told is after those that wait.
     await asyncio.wait({resuming}, timeout=RESUME_S_MAX)
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -177,9 +171,9 @@ async def serve(
     await asyncio.wait({serving, stopping} | running, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await serving
-    for task in (*running, resuming):
+    for task in (*running, resuming, indexing):
         task.cancel()
-    await asyncio.wait(running | {resuming})
+    await asyncio.wait(running | {resuming, indexing})
     journal.close()
     await front.stop()
     for task in running:
@@ -189,9 +183,7 @@ async def serve(
 
 def main() -> None:
     chosen = arguments()
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    log_as_json()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     allow_files(CONNECTIONS_MAX + OWN_FILES_MAX)
     try:
@@ -200,17 +192,19 @@ def main() -> None:
         building = partial(run_builder, folder=chosen.dir, spec=chosen.spec, archive=archive)
         verifiers = Verifiers.start(chosen.verifiers, closing=[door])
         indexing = partial(run_indexer, folder=chosen.dir)
-        # Nobody waits for it: it ends with this process, and this one goes on without it.
+        # Nobody waits for it: this process goes on without it, and begins another.
         indexer = start_builder(indexing, closing=[door, *verifiers.links])
+        index = Indexing(chosen.dir, indexer)
         builder = start_builder(building, closing=[door, *verifiers.links, indexer.link])
         opened = open_front(chosen.dir, builder, verifiers, archive=archive)
         journal = Journal(chosen.dir / "pending", opened[0])
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector need not walk it
         gc.set_threshold(*GC_THRESHOLDS)
-        uvloop.run(serve(*opened, journal, door))
-        os.kill(indexer.pid, signal.SIGKILL)  # what it has not entered, the next one does
-        indexer.why()
+        try:
+            uvloop.run(serve(*opened, journal, index, door))
+        finally:
+            index.stop()
     except PhalaError as error:
         LOG.error("%s", error)  # noqa: TRY400 - the mend is in it, a trace is not needed
         sys.exit(error.exit_code)

@@ -69,6 +69,14 @@ Prove: TypeAlias = Callable[[Sequence[bytes], BlockNumber], Awaitable[tuple[byte
 Listener: TypeAlias = Callable[[Happening], None]
 
 
+@dataclass(slots=True)
+class Watched:
+    """A process beside the node's own, that is begun again when it ends."""
+
+    alive: bool
+    restarts: int = 0
+
+
 class Node:
     """One chain and one pool. Everything here runs on one event loop's thread."""
 
@@ -85,6 +93,7 @@ class Node:
         self._checking_bytes = 0
         self._validator: AnyValidator | None = None  # of the present head
         self._other_rules = False  # the head's state names another release than its parent's
+        self.indexer: Watched | None = None  # None: there is none, as in one process
         self.started = time.monotonic()
         self._listeners: dict[int, Listener] = {}
         self._watchers: dict[Hash, dict[int, Listener]] = {}

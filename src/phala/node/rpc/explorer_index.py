@@ -57,7 +57,7 @@ class Shelf:
     def status(self) -> dict[str, Any]:
         """From where to where it holds blocks; the last one that it holds without events, where
         there is one; and how far back the node itself has states, which hold events."""
-        chain = self._node.chain
+        chain, indexer = self._node.chain, self._node.indexer
         mark = self.index.mark() if self.index else None
         return {
             "first": mark.first if mark else None,
@@ -66,4 +66,6 @@ class Shelf:
             "finalized": chain.finalized,
             "statesFrom": chain.oldest,
             "archive": chain.archive,
+            "running": indexer is not None and indexer.alive,
+            "restarts": 0 if indexer is None else indexer.restarts,
         }

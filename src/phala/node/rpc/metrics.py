@@ -15,7 +15,7 @@ from typing import Final
 
 from phala.node.rpc.explorer_index import Shelf
 from phala.node.rpc.server import Gauge, Methods
-from phala.node.service import Finalized, Happening, NewHead, Node
+from phala.node.service import Finalized, Happening, NewHead, Node, Watched
 
 CALL_S: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)  # buckets' ends
 BLOCK_S: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
@@ -78,11 +78,14 @@ class Metrics:
 
     def _lines(self) -> Iterator[str]:
         chain, pool, gauge = self._node.chain, self._node.pool, self._gauge
+        indexer = self._node.indexer or Watched(alive=False)
         simple = (
             ("block_height", "gauge", "The head's number.", chain.head.number),
             ("block_finalized", "gauge", "The last final block's number.", chain.finalized),
             ("state_oldest", "gauge", "The oldest block whose state is kept.", chain.oldest),
             ("index_height", "gauge", "The last block in the index.", self._shelf.indexed),
+            ("indexer_up", "gauge", "Whether the indexer runs.", int(indexer.alive)),
+            ("indexer_restarts_total", "counter", "How often it began anew.", indexer.restarts),
             ("pool_ready", "gauge", "Transactions that are ready.", len(pool)),
             ("pool_future", "gauge", "Transactions that wait for others.", pool.future_count),
             ("pool_ready_bytes", "gauge", "Bytes of ready transactions.", pool.ready_bytes),
