@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.unit.attesting import index, intel, read
 from tests.unit.hardware import DAY_MS, RUNTIME_ID, Ground, ground, host_table
 
@@ -25,7 +26,7 @@ from phala.messages.registration import (
 from phala.messages.state import WORKER_ACTIVE
 from phala.messages.types import WorkerId
 from phala.pallets.registry.errors import PolicyRefused
-from phala.pallets.registry.records import Signer
+from phala.pallets.registry.records import BLOCK_MACHINE, Blocked, Signer
 from phala.primitives.types import BlockNumber, Hash, Moment
 from phala.runtime import GenesisConfig, InvalidTransaction, Problem
 from phala.runtime.world import World
@@ -47,7 +48,7 @@ P384 = int(
     16,
 )
 EVIDENCE_REFUSED, REPORT_DATA, MEASUREMENT, USED, HEIGHT, FORK = 7, 8, 9, 11, 2, 3
-NO_COLLATERAL, DEVICES_REFUSED = 16, 18
+NO_COLLATERAL, BLOCKED, DEVICES_REFUSED = 16, 17, 18
 
 
 @pytest.fixture
@@ -467,7 +468,32 @@ def test_a_gpu_counts_once(site: Ground) -> None:
     worker, hashes = site.worker(Hardware(site.vendors.tdx)), equip(site)
     one = gpu(device_nonce(worker.worker, site.chain.header.hash()), hashes)
 
-    assert refused(site, with_devices(worker, site, (one, one))) == USED
+    assert refused(site, with_devices(worker, site, (one, one))) == DEVICES_REFUSED
+
+
+def test_a_gpu_that_is_asked_twice_counts_as_none(site: Ground) -> None:
+    """Two reports of one device are no two devices."""
+    worker, hashes = site.worker(Hardware(site.vendors.tdx)), equip(site)
+    nonce = device_nonce(worker.worker, site.chain.header.hash())
+    device = p384_pki.chain(5)
+    other = p384_pki.gpu_report(device, nonce=nonce, driver=DRIVER, fwid=None)
+    pair = (gpu(nonce, hashes), Device(other, device.pem, hashes))
+
+    assert refused(site, with_devices(worker, site, pair)) == DEVICES_REFUSED
+    site.chain.block(with_devices(worker, site, pair[1:]))
+
+
+def test_a_gpu_on_the_block_list_is_refused_by_its_key(site: Ground) -> None:
+    """TEE.fail: a GPU's key can be taken, too."""
+    worker, hashes = site.worker(Hardware(site.vendors.tdx)), equip(site)
+    key = p384_pki.chain(5).certificates[0].public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    broken = Blocked(BLOCK_MACHINE, sha256(spki).digest())
+    site.govern(lambda world: world.registry.block_platform(Root(), broken))
+    nonce = device_nonce(worker.worker, site.chain.header.hash())
+
+    assert refused(site, with_devices(worker, site, (gpu(nonce, hashes),))) == BLOCKED
+    site.chain.block(with_devices(worker, site, ()))
 
 
 def test_a_gpu_without_kept_manifests_is_refused(site: Ground) -> None:

@@ -67,7 +67,14 @@ _ECDSA: Final[Mapping[bytes, hashes.HashAlgorithm]] = {
 }
 _CURVES: Final = (ec.SECP256R1, ec.SECP384R1)
 _MEND: Final = "ask the enclave for its certificate again"
-_UNFORESEEN: Final = (ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
+_UNFORESEEN: Final = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 Judge: TypeAlias = Callable[[Evidence, Policy, Mapping[str, bytes], Moment], Verdict]
 

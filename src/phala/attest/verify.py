@@ -28,7 +28,14 @@ COLLATERAL_ITEMS_MAX: Final = 16
 COLLATERAL_BYTES_MAX: Final = 512 * 1024  # all items together; a boot log fills 256 KiB
 
 # A reader's mistake must not stop a chain; the tests of alterations tell it from a refusal.
-UNFORESEEN: Final = (ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
+UNFORESEEN: Final = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 Verifier: TypeAlias = Callable[[bytes, Policy, Mapping[str, bytes], Moment], Verdict]
 

@@ -24,8 +24,8 @@ from phala.errors import Invalid
 from phala.messages.collateral import NO_NUMBER, CollateralKey
 from phala.messages.registration import Device, Evidence
 from phala.pallets.collateral import Found
-from phala.pallets.registry import Judgement
-from phala.primitives.types import Hash, Moment
+from phala.pallets.registry import DeviceJudgement, Judgement
+from phala.primitives.types import Moment
 
 # AMD's products as chain state has them: numbers, never reuse one.
 AMD_PRODUCTS: Final[Mapping[str, bytes]] = MappingProxyType(
@@ -101,8 +101,8 @@ class AttestVerifier:
         policy: bytes,
         nonce: bytes,
         now: Moment,
-    ) -> Hash:
-        """A GPU's or switch's evidence, made for this nonce. Returns its replay identity.
+    ) -> DeviceJudgement:
+        """A GPU's or switch's evidence, made for this nonce.
 
         It is judged as strictly as the chain's workers are; a policy that accepts simulated
         evidence alone accepts no device. Manifests are a driver's and a VBIOS's, or the latter
@@ -129,7 +129,7 @@ class AttestVerifier:
                 check=6,
                 mend="ask the device with this worker's nonce for this block",
             )
-        return verdict.signed_hash
+        return DeviceJudgement(verdict.platform_id, verdict.signed_hash)
 
     def platforms(self, policy: bytes) -> tuple[int, ...]:
         """Those that a policy's text accepts, ascending."""

@@ -62,6 +62,7 @@ from phala.pallets.registry.needs import (
     Clock,
     Clusters,
     Collateral,
+    DeviceJudgement,
     Judgement,
     Verifier,
 )
@@ -116,7 +117,7 @@ FIRST: Final = Ends(0, 0)
 IDLE_REF_TIME: Final = 20 * MICROSECOND
 CONFIDENCE_WORST: Final = 5  # attest.verdict has the same
 
-__all__ = ["REFRESHES_MAX", "Judgement", "PhalaRegistry", "Seats", "Verifier"]
+__all__ = ["REFRESHES_MAX", "DeviceJudgement", "Judgement", "PhalaRegistry", "Seats", "Verifier"]
 
 
 class PhalaRegistry(Pallet):

@@ -240,16 +240,23 @@ def _broken(proves: Judgement) -> tuple[Blocked, ...]:
 
 
 def _judge_devices(registry: "PhalaRegistry", body: Registration) -> tuple[Hash, ...]:
-    """14."""
+    """14. A machine of the block-list may be a device, too: by the SHA-256 of its key."""
     if not body.devices:
         return ()
     nonce = device_nonce(body.manifest.worker, body.block_hash)
     policy, now = registry.policy.get(), registry.clock.time()
-    used = []
+    used: list[Hash] = []
+    named: list[bytes] = []
     for device in body.devices:
         try:
             manifests = registry.collateral.manifests_of(device.manifests)
-            used.append(registry.verifier.verify_device(device, manifests, policy, nonce, now))
+            found = registry.verifier.verify_device(device, manifests, policy, nonce, now)
         except PhalaError as error:
             raise DevicesRefused from error
+        if Blocked(BLOCK_MACHINE, found.device) in registry.blocked:
+            raise PlatformIsBlocked
+        if found.device in named:  # one device, asked twice
+            raise DevicesRefused
+        named.append(found.device)
+        used.append(found.evidence_id)
     return tuple(used)

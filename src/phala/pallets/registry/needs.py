@@ -27,6 +27,14 @@ class Judgement:
     signer_svn: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceJudgement:
+    """What a GPU's or switch's evidence proves."""
+
+    device: bytes  # SHA-256 of its key
+    evidence_id: Hash
+
+
 class Verifier(Protocol):
     """Judges evidence: `attest` does. All raise `PhalaError` for less than acceptance."""
 
@@ -46,8 +54,8 @@ class Verifier(Protocol):
         nonce: bytes,
         now: Moment,
         /,
-    ) -> Hash:
-        """A GPU's or switch's evidence, made for this nonce. Returns its replay identity."""
+    ) -> DeviceJudgement:
+        """A GPU's or switch's evidence, made for this nonce."""
         ...
 
     def platforms(self, policy: bytes, /) -> tuple[int, ...]:
