@@ -23,6 +23,7 @@ class RunningNode:
     port: int
     genesis: str
     folder: Path
+    metrics_port: int | None = None
 
     @property
     def http(self) -> str:
@@ -67,7 +68,7 @@ def start(
         line = out.readline()
     assert line, (folder / "node.log").read_text()
     ready = json.loads(line)
-    return RunningNode(process, ready["port"], ready["genesis"], folder)
+    return RunningNode(process, ready["port"], ready["genesis"], folder, ready.get("metricsPort"))
 
 
 @contextmanager

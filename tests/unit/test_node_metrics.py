@@ -1,7 +1,10 @@
 """What a node tells of itself to who watches it: Prometheus' text, for its owner alone."""
 
+import contextlib
 import re
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -9,6 +12,7 @@ from tests.clients import chain
 from tests.unit.test_node_door import ALICE, DEADLINE_S, ask, error, signed, wait_for
 
 from phala.node.rpc.metrics import Histogram
+from phala.node.rpc.scrape import CONNECTIONS_MAX
 
 LINE = re.compile(r'([a-z_]+)(\{(?:[a-z]+="[A-Za-z0-9_.+]*",?)*\})? (\+Inf|[-+0-9.e]+)')
 COMMENT = re.compile(r"# (HELP [a-z_]+ .+|TYPE [a-z_]+ (counter|gauge|histogram))")
@@ -82,3 +86,26 @@ def test_a_histogram_counts_what_is_at_most_each_bound() -> None:
         'x_bucket{a="b",le="1.0"} 2', 'x_bucket{a="b",le="2.0"} 3', 'x_bucket{a="b",le="+Inf"} 4',
         'x_sum{a="b"} 12.0', 'x_count{a="b"} 4',
     ]  # fmt: skip
+
+
+def test_a_scraper_elsewhere_has_a_port_of_its_own(tmp_path: Path) -> None:
+    node = chain.start(tmp_path, chain.prepare(tmp_path), "--metrics-port", "0")
+    try:
+        port = node.metrics_port
+        away = {"x-forwarded-for": "192.0.2.1"}
+        url = f"http://127.0.0.1:{port}"
+        assert "phala_block_height" in httpx.get(url + "/metrics", headers=away).text
+        assert httpx.get(url + "/other").status_code == 404
+        assert httpx.post(url + "/metrics").status_code == 404
+        with contextlib.ExitStack() as stack:
+            lazy = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                for _ in range(CONNECTIONS_MAX + 4)
+            ]
+            for each in lazy:
+                each.settimeout(DEADLINE_S)
+                assert each.recv(1) == b"", "who says nothing is ended"
+        assert httpx.get(url + "/metrics").status_code == 200
+    finally:
+        node.process.terminate()
+        assert node.process.wait(DEADLINE_S) == 0

@@ -31,6 +31,7 @@ from phala.node.indexing import Indexing
 from phala.node.journal import Journal
 from phala.node.logs import log_as_json
 from phala.node.rpc import system
+from phala.node.rpc.scrape import Scrape
 from phala.node.rpc.server import REQUEST_BYTES_MAX
 from phala.node.rpc.sockets import CONNECTIONS_MAX, BoundedHttp, BoundedWebSocket
 from phala.node.rpc.table import door_of
@@ -56,6 +57,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=PORT, help="0: any")
     parser.add_argument("--pruning", default="256", choices=("256", "archive"))
+    parser.add_argument(
+        "--metrics-port", type=int, help="metrics for a scraper on a port of their own; 0: any"
+    )
+    parser.add_argument("--metrics-host", default="127.0.0.1", help="where that port is")
     parser.add_argument(
         "--verifiers",
         type=int,
@@ -129,11 +134,13 @@ async def serve(
     journal: Journal,
     index: Indexing,
     door: socket.socket,
+    metrics_door: socket.socket | None,
 ) -> None:
     """Answer, and follow the builder, until a signal."""
+    app = door_of(node, identity)
     server = Server(
         uvicorn.Config(
-            door_of(node, identity),
+            app,
             http=BoundedHttp,
             ws=BoundedWebSocket,
             ws_max_size=REQUEST_BYTES_MAX,
@@ -151,6 +158,9 @@ async def serve(
     serving = asyncio.create_task(server.serve([door]))
     following = asyncio.create_task(front.run())
     running = {following}
+    assert app.metrics is not None
+    if metrics_door is not None:
+        running.add(asyncio.create_task(Scrape(app.metrics).run(metrics_door)))
     if node.signatures is not None:
         running.add(asyncio.create_task(node.signatures.run()))
     resuming = asyncio.create_task(journal.submit_again())
@@ -163,6 +173,7 @@ async def serve(
     ready = {
         "ready": True,
         "port": door.getsockname()[1],
+        **({} if metrics_door is None else {"metricsPort": metrics_door.getsockname()[1]}),
         "genesis": "0x" + node.chain.genesis.hex(),
         "head": node.chain.head.number,
     }
@@ -188,21 +199,24 @@ def main() -> None:
     allow_files(CONNECTIONS_MAX + OWN_FILES_MAX)
     try:
         door = listen(chosen.host, chosen.port)
+        wanted = chosen.metrics_port is not None
+        metrics = listen(chosen.metrics_host, chosen.metrics_port) if wanted else None
+        doors = [door, metrics] if metrics is not None else [door]
         archive = chosen.pruning == "archive"
         building = partial(run_builder, folder=chosen.dir, spec=chosen.spec, archive=archive)
-        verifiers = Verifiers.start(chosen.verifiers, closing=[door])
+        verifiers = Verifiers.start(chosen.verifiers, closing=doors)
         indexing = partial(run_indexer, folder=chosen.dir)
         # Nobody waits for it: this process goes on without it, and begins another.
-        indexer = start_builder(indexing, closing=[door, *verifiers.links])
+        indexer = start_builder(indexing, closing=[*doors, *verifiers.links])
         index = Indexing(chosen.dir, indexer)
-        builder = start_builder(building, closing=[door, *verifiers.links, indexer.link])
+        builder = start_builder(building, closing=[*doors, *verifiers.links, indexer.link])
         opened = open_front(chosen.dir, builder, verifiers, archive=archive)
         journal = Journal(chosen.dir / "pending", opened[0])
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector need not walk it
         gc.set_threshold(*GC_THRESHOLDS)
         try:
-            uvloop.run(serve(*opened, journal, index, door))
+            uvloop.run(serve(*opened, journal, index, door, metrics))
         finally:
             index.stop()
     except PhalaError as error:
