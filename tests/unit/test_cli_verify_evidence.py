@@ -22,13 +22,15 @@ from phala.attest.errors import (
     PlatformRefused,
     RevocationRefused,
 )
-from phala.cli.evidence import NonceRefused
+from phala.attest.nitro import verify_document
+from phala.cli.evidence import NonceRefused, check_nonce
 from phala.cli.main import main
 from phala.cli.verify import verify
 from phala.errors import Invalid, PhalaError
 from phala.tee.platform import ReportData
 from phala.tee.simulated import SimulatedPlatform, measure
 from phala.tee.simulated_key import SimulatedKey
+from phala.testing import p384_pki
 from phala.testing.receipts import ReceiptChain
 
 COMMITTED = ROOT / "vectors" / "tee"
@@ -452,3 +454,26 @@ def test_collateral_in_vendors_own_forms_is_known(tmp_path: Path) -> None:
 
     (item,) = document(run(quote, "--now", 1_761_920_231, "--json", *given))["items"]
     assert item["collateral"] == sorted(fields)
+
+
+def test_a_nonce_of_nitros_may_stand_in_either_field() -> None:
+    """`phala attest` puts what it is told into the user's data; others use the nonce's own field."""
+    enclave, said = p384_pki.chain(5), b"\x07\x08"
+    for fields, good in (
+        ({"user_data": said.ljust(64, b"\0"), "nonce": None}, True),
+        ({"user_data": None, "nonce": said}, True),
+        ({"user_data": said + b"\x01", "nonce": said + b"\x01"}, False),
+        ({"user_data": None, "nonce": said.ljust(64, b"\0")}, False),
+    ):
+        verdict = verify_document(
+            p384_pki.nitro_document(enclave, changes=dict(fields)),
+            PRODUCTION,
+            {},
+            p384_pki.NOW,
+            root=enclave.root_hash,
+        )
+        if good:
+            check_nonce(verdict, said)
+        else:
+            with pytest.raises(NonceRefused):
+                check_nonce(verdict, said)

@@ -167,13 +167,15 @@ def check_nonce(verdict: Verdict, nonce: bytes) -> None:
     Raises:
         NonceRefused: another stands there, or none.
     """
-    if verdict.platform is PlatformCode.NITRO:
+    padded = nonce.ljust(REPORT_DATA_BYTES, b"\0")
+    in_user_data = any(nonce) and verdict.report_data == padded
+    if verdict.platform is PlatformCode.NITRO and not in_user_data:
+        # Whoever asks the security module may put it into either field; ours is in the user's data.
         where, found, wanted = "nonce", verdict.measurements.get("nonce", b""), nonce
     elif verdict.platform is PlatformCode.NVIDIA:
         where, found, wanted = "nonce", verdict.report_data[:_GPU_NONCE_BYTES], nonce
     else:
-        where, found = "report data", verdict.report_data
-        wanted = nonce.ljust(REPORT_DATA_BYTES, b"\0")
+        where, found, wanted = "report data", verdict.report_data, padded
     if found != wanted:
         raise NonceRefused(
             f"check {len(CHECKS) + 1} (nonce): the {where} is"
