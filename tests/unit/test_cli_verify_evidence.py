@@ -457,16 +457,17 @@ def test_collateral_in_vendors_own_forms_is_known(tmp_path: Path) -> None:
 
 
 def test_a_nonce_of_nitros_may_stand_in_either_field() -> None:
-    """`phala attest` puts what it is told into the user's data; others use the nonce's own field."""
+    """`phala attest` puts what it is told into the user's data; others use the nonce's field."""
     enclave, said = p384_pki.chain(5), b"\x07\x08"
-    for fields, good in (
+    cases: tuple[tuple[dict[int | str, Any], bool], ...] = (
         ({"user_data": said.ljust(64, b"\0"), "nonce": None}, True),
         ({"user_data": None, "nonce": said}, True),
         ({"user_data": said + b"\x01", "nonce": said + b"\x01"}, False),
         ({"user_data": None, "nonce": said.ljust(64, b"\0")}, False),
-    ):
+    )
+    for fields, good in cases:
         verdict = verify_document(
-            p384_pki.nitro_document(enclave, changes=dict(fields)),
+            p384_pki.nitro_document(enclave, changes=fields),
             PRODUCTION,
             {},
             p384_pki.NOW,
