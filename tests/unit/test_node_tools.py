@@ -1,7 +1,10 @@
 """A node's folder: checked, exported and imported, reverted, moved as a snapshot."""
 
+import faulthandler
 import json
+import os
 import random
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +25,12 @@ from tests.unit.chain_store import (
 
 from phala.cli.main import phala
 from phala.crypto.signatures import ed25519_from_seed
-from phala.errors import Invalid, PhalaError, Refused
+from phala.errors import Invalid, PhalaError, Refused, Unavailable
 from phala.node import chain as chains
 from phala.node.chain import Chain
 from phala.node.index import INDEX_FOLDER, Index
 from phala.node.indexer import Indexer
+from phala.node.journal import load
 from phala.node.keys import load_grandpa_key
 from phala.node.runtimes.table import Runtimes
 from phala.node.spec import ensure_begun, load_chain_spec, raw_document, read_chain_spec
@@ -122,6 +126,43 @@ def test_one_bit_anywhere_is_noticed(tmp_path: Path, table: str, *, archive: boo
         with pytest.raises(CheckFailed):
             check(store)
         store.close()
+
+
+def read_all(folder: Path) -> int:
+    """Of a process of its own: LMDB itself falls over some pages. 0: all fits; 1: a typed error."""
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    faulthandler.disable()
+    found = 2
+    try:
+        store = Store(folder)
+        Chain(store)
+        check(store)
+        found = 0
+    except (Unavailable, CheckFailed):
+        found = 1
+    except BaseException:  # noqa: BLE001 - it is shown, and counts
+        traceback.print_exc()
+    finally:
+        os._exit(found)
+
+
+def test_whatever_page_is_wiped_reading_ends_in_no_untyped_error(tmp_path: Path) -> None:
+    grow(tmp_path, 12, each=20).close()
+    data = tmp_path / "db" / "data.mdb"
+    whole, page = data.read_bytes(), 4_096
+    found = []
+    for at in range(2 * page, len(whole), 3 * page):  # after the two that describe the rest
+        data.write_bytes(whole[:at] + bytes(page) + whole[at + page :])
+        found.append(read_all(tmp_path / "db"))
+    assert 2 not in found
+    assert found.count(1) > len(found) // 4, "some pages are free, most are not"
+
+
+def test_a_journal_that_is_not_read_is_told_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "pending").mkdir()
+    with pytest.raises(Unavailable, match=r"pending is not read: Is a directory; mend"):
+        load(tmp_path / "pending")
 
 
 def test_blocks_that_are_exported_are_executed_again_elsewhere(

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from phala.errors import PhalaError, Refused
+from phala.errors import PhalaError, Refused, Unavailable
 from phala.node.blobs import encode_list
 from phala.node.core.pool import READY_BYTES_MAX, READY_MAX
 from phala.node.service import Node
@@ -121,6 +121,10 @@ def load(path: Path) -> list[bytes]:
         data = path.read_bytes()
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise Unavailable(
+            f"{path} is not read: {error.strerror}", mend="mend its rights, or remove it"
+        ) from None
     out = []
     at = 0
     while at + 4 <= len(data):

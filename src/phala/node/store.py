@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import lmdb
 
@@ -72,6 +72,13 @@ def _decoded(decode: Callable[[bytes], T], data: bytes | None, what: str) -> T:
             f"{what} in the store: {error.what}",
             mend="restore a snapshot, or import the chain again into an empty folder",
         ) from None
+
+
+def _damaged(table: str, error: lmdb.Error) -> Damaged:
+    return Damaged(
+        f"the store's {table}: {error}",
+        mend="restore a snapshot, or import the chain again into an empty folder",
+    )
 
 
 def _number(number: int) -> bytes:
@@ -168,8 +175,19 @@ class Store:
             ) from None
 
     def _get(self, table: str, key: bytes) -> bytes | None:
-        found: bytes | None = self._reader.get(key, db=self._tables[table])
+        try:
+            found: bytes | None = self._reader.get(key, db=self._tables[table])
+        except lmdb.Error as error:
+            raise _damaged(table, error) from None
         return found
+
+    @contextmanager
+    def _cursor(self, table: str) -> Iterator[Any]:
+        try:
+            with self._reader.cursor(self._tables[table]) as cursor:
+                yield cursor
+        except lmdb.Error as error:
+            raise _damaged(table, error) from None
 
     # ---- genesis and heads
 
@@ -290,7 +308,7 @@ class Store:
         return BlockNumber(int.from_bytes(self._get("meta", b"base") or b"", "big"))
 
     def head(self) -> Header:
-        with self._reader.cursor(self._tables["headers"]) as cursor:
+        with self._cursor("headers") as cursor:
             assert cursor.last(), "the store has no genesis"
             return _decoded(HEADER.decode, cursor.value(), "the head")
 
@@ -400,7 +418,7 @@ class Store:
         bytes together, but one in any case."""
         out: list[bytes] = []
         left_bytes = bytes_max
-        with self._reader.cursor(self._tables["messages"]) as cursor:
+        with self._cursor("messages") as cursor:
             found = cursor.set_range(_message_key(topic, start))
             while found and len(out) < limit:
                 if cursor.key() != _message_key(topic, start + len(out)):
@@ -417,7 +435,7 @@ class Store:
 
     def entries(self, table: str, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """All that a table holds, in the order of its keys, from a key on."""
-        with self._reader.cursor(self._tables[table]) as cursor:
+        with self._cursor(table) as cursor:
             if not start or cursor.set_range(start):
                 yield from cursor
 
@@ -436,7 +454,7 @@ class Store:
         return self._get("flat", key) if 0 < len(key) <= KEY_BYTES_MAX else None
 
     def flat_items(self) -> Iterator[tuple[bytes, bytes]]:
-        with self._reader.cursor(self._tables["flat"]) as cursor:
+        with self._cursor("flat") as cursor:
             yield from cursor
 
     def flat_keys(self, prefix: bytes, start: bytes = b"") -> Iterator[bytes]:
@@ -451,7 +469,7 @@ class Store:
         first = max(prefix, start[:KEY_BYTES_MAX])
         if len(prefix) > KEY_BYTES_MAX:
             return
-        with self._reader.cursor(self._tables[table]) as cursor:
+        with self._cursor(table) as cursor:
             found = cursor.set_range(first) if first else cursor.first()
             while found and cursor.key().startswith(prefix):
                 yield cursor.key()
@@ -461,7 +479,7 @@ class Store:
         """Whether a folded block above `after` changed the key, and what it held before the first
         that did."""
         front = blake2_128(key)
-        with self._reader.cursor(self._tables["history"]) as cursor:
+        with self._cursor("history") as cursor:
             if cursor.set_range(front + _number(after + 1)) and cursor.key().startswith(front):
                 entry: bytes = cursor.value()
                 return True, entry[1:] if entry[0] else None

@@ -22,6 +22,7 @@ from phala.finality import (
 from phala.finality.grandpa import threshold
 from phala.node.chain import Chain, Growth, View
 from phala.node.runtimes.table import AnyBuilder, AnyRuntime, Runtimes
+from phala.node.store import Damaged
 from phala.primitives.header import Header
 from phala.primitives.keys import storage_prefix
 from phala.primitives.types import BlockNumber, Moment
@@ -113,12 +114,13 @@ class Writer:
 
         Raises:
             InvalidTransaction: it cannot be in it; the block is as it was.
+            Damaged: the store does not read; there is nothing to go on with.
             Spoilt: it met an error of ours half-way; there is no open block any more.
         """
         assert self._builder is not None
         try:
             self._builder.apply(data, check_signature=False, decoded=decoded)
-        except InvalidTransaction:
+        except (InvalidTransaction, Damaged):
             raise
         except Exception as error:
             self._builder = None

@@ -28,6 +28,7 @@ CHEATS_MAX: Final = 16  # likewise
 PROOFS_MAX: Final = 256  # asked for and not answered yet
 STOP_S: Final = 5.0  # for the builder to end
 STOP_PAUSE_S: Final = 0.01
+DAMAGE: Final = (signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT)  # what LMDB's reading ends in
 
 
 class BuilderGone(Unavailable):
@@ -89,6 +90,8 @@ class Builder:
         if self._status is None:
             _, self._status = os.waitpid(self.pid, 0)
         code = os.waitstatus_to_exitcode(self._status)
+        if -code in DAMAGE:
+            return f"killed by signal {-code}, as where the store's file is damaged or cut off"
         return f"killed by signal {-code}" if code < 0 else f"exit status {code}"
 
     async def stop(self) -> None:
@@ -122,6 +125,7 @@ class Front:
         node.has_work = self._plan
         node.prove = self.prove
         node.cheat = self.cheat
+        node.keys_changed = lambda: self._send(wire.KEYS, b"")
 
     async def run(self) -> None:
         """Take up blocks until cancelled. Raises `BuilderGone`, or what the builder met."""
