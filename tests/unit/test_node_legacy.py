@@ -24,8 +24,10 @@ from tests.unit.test_node_door import (
 )
 from websockets.sync.client import connect
 
-from phala.node.keys import load_grandpa_key
+from phala.crypto.signatures import ed25519_from_seed
+from phala.node.keys import load_grandpa_key, load_grandpa_keys
 from phala.node.rpc.own import is_own
+from phala.pallets.session import SESSION_KEYS, verify_ownership
 
 TABLE = Path(__file__).parents[2] / "docs" / "reference" / "rpc.md"
 CHILD = "0x" + b":child_storage:default:x".hex()
@@ -130,7 +132,7 @@ def test_a_dry_run_tells_what_would_become_of_an_extrinsic(http: httpx.Client) -
 
 def test_a_round_is_told_with_its_voters(http: httpx.Client) -> None:
     found = ask(http, "grandpa_roundState")
-    assert (found["setId"], found["background"]) == (0, [])
+    assert found["setId"] == 0
     best = found["best"]
     assert (best["totalWeight"], best["thresholdWeight"]) == (1, 1)
     for kind in ("prevotes", "precommits"):
@@ -152,14 +154,44 @@ def test_child_tries_are_empty(http: httpx.Client) -> None:
     assert error(http, "childstate_getStorage", CHILD, "0x00", UNKNOWN)["code"] == 4003
 
 
-def test_keys_stay_in_their_file(http: httpx.Client, node: chain.RunningNode) -> None:
+def test_the_votes_of_the_last_round_are_told(http: httpx.Client) -> None:
+    wait_for(lambda: ask(http, "grandpa_roundState")["background"])
+    found = ask(http, "grandpa_roundState")
+    (over,) = found["background"]
+
+    assert over["round"] == found["best"]["round"] - 1
+    assert over["precommits"] == {"currentWeight": 1, "missing": []}
+    assert over["prevotes"]["currentWeight"] == 0
+
+
+def test_keys_are_made_and_kept_by_the_node(http: httpx.Client, node: chain.RunningNode) -> None:
     key = "0x" + load_grandpa_key(node.folder / "grandpa.key").public.hex()
     assert ask(http, "author_hasKey", key, "gran") is True
     assert ask(http, "author_hasKey", key, "babe") is False
-    assert ask(http, "author_hasSessionKeys", key) is True
-    assert ask(http, "author_hasSessionKeys", "0x" + "00" * 32) is False
-    assert error(http, "author_insertKey", "gran", "//Alice", key)["code"] == 1040
-    assert error(http, "author_rotateKeys")["code"] == 1040
+    assert ask(http, "author_hasSessionKeys", key + "00") is True
+    assert ask(http, "author_hasSessionKeys", "0x" + "00" * 33) is False
+    assert error(http, "author_hasSessionKeys", "0x00")["code"] == 1040
+
+    rotated = ask(http, "author_rotateKeys")
+    assert len(rotated) == 2 + 2 * 33
+    assert ask(http, "author_hasSessionKeys", rotated) is True
+    assert ask(http, "author_hasKey", rotated[:66], "gran") is True
+    owned = ask(http, "author_rotateKeysWithOwner", "0x" + ALICE.public.hex())
+    keys = SESSION_KEYS.decode(bytes.fromhex(owned["keys"][2:]))
+    verify_ownership(ALICE.account, keys, bytes.fromhex(owned["proof"][2:]))
+
+    pair = ed25519_from_seed(b"s" * 32)
+    public, seed = "0x" + pair.public.hex(), "0x" + (b"s" * 32).hex()
+    assert ask(http, "author_hasKey", public, "gran") is False
+    assert error(http, "author_insertKey", "gran", "//Alice", public)["code"] == -32602
+    assert error(http, "author_insertKey", "gran", seed, key)["code"] == 1040
+    assert error(http, "author_insertKey", "babe", seed, public)["code"] == 1040
+    assert ask(http, "author_insertKey", "gran", seed, public) is None
+    assert ask(http, "author_hasKey", public, "gran") is True
+    files = list((node.folder / "keystore").iterdir())
+    assert len(files) == 3
+    assert all(each.stat().st_mode & 0o077 == 0 for each in files)
+    assert pair.public in [each.public for each in load_grandpa_keys(node.folder)]
     assert error(http, "author_hasKey", key, 7)["code"] == -32602
 
 

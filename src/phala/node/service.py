@@ -93,6 +93,7 @@ class Node:
         self._checking_bytes = 0
         self._validator: AnyValidator | None = None  # of the present head
         self._other_rules = False  # the head's state names another release than its parent's
+        self.keys_changed: Callable[[], None] = lambda: None  # set by whoever finalizes
         self.indexer: Watched | None = None  # None: there is none, as in one process
         self.started = time.monotonic()
         self._listeners: dict[int, Listener] = {}

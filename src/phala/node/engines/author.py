@@ -125,6 +125,10 @@ class Author:
             more = map(_outdated, more)
         self._waiting.extend(more)
 
+    def use(self, keys: tuple[Keypair, ...]) -> None:
+        """Finalize by these from now on."""
+        self._keys = keys
+
     @property
     def has_work(self) -> bool:
         """Whether some extrinsic waits, or is in no finalized block yet."""

@@ -17,6 +17,7 @@ from phala.node.engines import wire
 from phala.node.engines.author import WORK_S, Author, Executed, Justified, News, Reverted, Written
 from phala.node.engines.dev import Cheats, NotADevChain, is_dev
 from phala.node.engines.opening import Opened, open_chain, runtimes_of
+from phala.node.keys import load_grandpa_keys
 from phala.node.runtimes.table import Runtimes
 from phala.node.service import now
 from phala.node.store import InUse
@@ -36,6 +37,7 @@ class Builder:
 
     def __init__(self, front: socket.socket, folder: Path, spec: Path, *, archive: bool) -> None:
         self._front = front
+        self._folder = folder
         self._frames = wire.Frames()
         runtimes = runtimes_of(folder)
         opened = _opened(folder, spec, runtimes, archive=archive)
@@ -99,12 +101,20 @@ class Builder:
             elif kind == wire.SEEN_REVERT:
                 self._forgotten = False
                 self._chain.others_at = wire.decode_number(payload)
+            elif kind == wire.KEYS:
+                self._take_keys()
             elif kind == wire.CHEAT:
                 self._cheat(payload)
             else:
                 assert kind == wire.PROVE
                 self._prove(payload)
         return bool(data)
+
+    def _take_keys(self) -> None:
+        try:
+            self._author.use(load_grandpa_keys(self._folder))
+        except PhalaError as error:  # those of before still do
+            LOG.warning("keys are not taken: %s", error)
 
     def _cheat(self, payload: bytes) -> None:
         name, request = wire.decode_cheat(payload)

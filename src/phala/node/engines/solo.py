@@ -22,6 +22,7 @@ from phala.node.engines.author import (
 )
 from phala.node.engines.dev import Cheats, NotADevChain
 from phala.node.engines.handover import AT_ONCE, Handover
+from phala.node.keys import load_grandpa_keys
 from phala.node.service import Node, now
 from phala.node.writer import Writer
 from phala.primitives.types import BlockNumber, Moment
@@ -44,9 +45,13 @@ class Solo:
         node.prove = self._prove
         self.cheats: Cheats | None = None  # on a development network
         node.cheat = self._cheat
+        node.keys_changed = self._use_keys
 
     async def _prove(self, keys: Sequence[bytes], number: BlockNumber) -> tuple[bytes, ...]:
         return self._chain.prove(keys, number)
+
+    def _use_keys(self) -> None:
+        self.author.use(load_grandpa_keys(self._chain.store.folder.parent))
 
     async def _cheat(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if self.cheats is None:

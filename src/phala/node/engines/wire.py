@@ -24,6 +24,7 @@ PROVE: Final = 2
 SEEN: Final = 3  # the front has taken up a block, and all before it
 CHEAT: Final = 4  # of a development network
 SEEN_REVERT: Final = 5  # the front has forgotten the blocks above this one
+KEYS: Final = 6  # those that finalize are others now
 # From the builder.
 READY: Final = 16
 FAILED: Final = 17

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from phala.codec.compact import encode_compact
+from phala.finality import decode_justification
 from phala.node.rpc.connection import Subscription
 from phala.node.rpc.errors import INVALID_PARAMS, RpcError
 from phala.node.rpc.params import Params, block_hash, hex_bytes, number, to_hex
@@ -130,8 +131,9 @@ def register(methods: Methods, node: Node) -> None:
 
     @methods.add("grandpa_roundState")
     def round_state(_params: Params) -> Any:
-        """The round of the block that is finalized next. Of votes, only whole sets are known: there
-        are no prevotes, and precommits come all at once."""
+        """The round of the block that is finalized next, and behind it the last that is over, with
+        the votes that its justification has. There are no prevotes, and precommits come together:
+        of the next round, none are known."""
         found = authorities_after(chain, chain.head.number)
         total = sum(each.weight for each in found.authorities)
         missing = [encode_ss58(AccountId(each.key)) for each in found.authorities]
@@ -143,7 +145,30 @@ def register(methods: Methods, node: Node) -> None:
             "prevotes": none,
             "precommits": none,
         }
-        return {"setId": found.id, "best": best, "background": []}
+        return {"setId": found.id, "best": best, "background": over()}
+
+    def over() -> list[dict[str, Any]]:
+        """The last round that is over; none where its voters' state is pruned, as genesis' is."""
+        at = chain.finalized
+        justification = chain.store.justification(at)
+        if justification is None or at - 1 < chain.oldest:
+            return []
+        voters = authorities_after(chain, BlockNumber(at - 1)).authorities
+        found = decode_justification(justification)
+        votes = {each.authority for each in found.precommits}
+        total = sum(each.weight for each in voters)
+        none = [encode_ss58(AccountId(each.key)) for each in voters]
+        missing = [encode_ss58(AccountId(each.key)) for each in voters if each.key not in votes]
+        weight = sum(each.weight for each in voters if each.key in votes)
+        return [
+            {
+                "round": found.round,
+                "totalWeight": total,
+                "thresholdWeight": total - (total - 1) // 3,
+                "prevotes": {"currentWeight": 0, "missing": none},
+                "precommits": {"currentWeight": weight, "missing": missing},
+            }
+        ]
 
     @methods.add("grandpa_proveFinality")
     def prove_finality(params: Params) -> Any:

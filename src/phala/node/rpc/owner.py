@@ -1,23 +1,35 @@
 """What only the node's owner asks: keys, peers, the pool, logs. All of it is unsafe.
 
-The key that finalizes is a file of the node's, `grandpa.key`: no key comes or goes by RPC.
+Keys come and are made, and none goes out: answers hold public parts alone.
 """
 
 import logging
+import os
 import re
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from phala.crypto.hashes import blake2_256
+from phala.crypto.signatures import Keypair, ed25519_from_seed, ed25519_sign
 from phala.node.core.pool import Status
-from phala.node.rpc.errors import NO_KEYSTORE, NO_LOCAL_STORAGE, PEER_ARGUMENT, RpcError
+from phala.node.keys import GRANDPA, SEED_BYTES, load_grandpa_keys, save_in_keystore
+from phala.node.rpc.errors import (
+    INVALID_PARAMS,
+    NO_KEYSTORE,
+    NO_LOCAL_STORAGE,
+    PEER_ARGUMENT,
+    RpcError,
+)
 from phala.node.rpc.params import Params, bad, block_hash, hex_bytes, text, to_hex
 from phala.node.rpc.server import Methods
 from phala.node.service import Node
-from phala.node.writer import authorities_after
+from phala.pallets.session import OWNERSHIP
 from phala.primitives.types import Hash
+from phala.runtime.apis import ENCODED_KEYS, KEYS_BY_TYPE, OPTIONAL_SEED
 
 REMOVED_MAX: Final = 1_000  # at once
 KEY_TYPE: Final = re.compile("[a-z0-9_]{4}", re.ASCII)
+SEED: Final = re.compile("(?:0x)?[0-9a-fA-F]{64}", re.ASCII)
+ACCOUNT_BYTES: Final = 32
 DIRECTIVES_MAX: Final = 16
 DIRECTIVE: Final = re.compile(
     r"([a-z_][a-z0-9_.]{0,63})=(error|warning|info|debug)", re.ASCII | re.IGNORECASE
@@ -47,36 +59,70 @@ def register(methods: Methods, node: Node) -> None:
 
 
 def register_keys(methods: Methods, node: Node) -> None:
-    def own_keys() -> list[bytes]:
-        found = authorities_after(node.chain, node.chain.head.number)
-        return [each.key for each in found.authorities]
+    folder = node.chain.store.folder.parent
+
+    def own_keys() -> list[tuple[bytes, bytes]]:
+        return [(GRANDPA, pair.public) for pair in load_grandpa_keys(folder)]
+
+    def asked(method: str, data: bytes) -> bytes:
+        return node.runtime.call(node.state(), node.chain.head.hash(), method, data)
+
+    def rotate() -> tuple[bytes, Keypair]:
+        """New session keys, as the runtime encodes them: the node makes their seed and keeps it."""
+        seed = os.urandom(SEED_BYTES)
+        keys = asked("SessionKeys_generate_session_keys", OPTIONAL_SEED.encode(seed))
+        pair = save_in_keystore(folder, seed)
+        node.keys_changed()
+        return ENCODED_KEYS.decode(keys), pair
 
     @methods.add("author_hasKey", unsafe=True)
     def has_key(params: Params) -> Any:
-        """A node runs only with its chain's authority's key: what the chain names, it has."""
         key, kind = params.needed(0, hex_bytes), params.needed(1, key_type)
-        return kind == "gran" and key in own_keys()
+        return (kind.encode(), key) in own_keys()
 
     @methods.add("author_hasSessionKeys", unsafe=True)
     def has_session_keys(params: Params) -> Any:
-        return params.needed(0, hex_bytes) in own_keys()
-
-    def no_keystore() -> NoReturn:
-        raise RpcError(
-            NO_KEYSTORE, "Key store is unavailable: the key is the file grandpa.key",
-            "stop the node, put another file there, and name its key on the chain",
-        )  # fmt: skip
+        """Whether the node has each key of what `author_rotateKeys` answers."""
+        encoded = ENCODED_KEYS.encode(params.needed(0, hex_bytes))
+        found = KEYS_BY_TYPE.decode(asked("SessionKeys_decode_session_keys", encoded))
+        if found is None:
+            raise RpcError(NO_KEYSTORE, "Session keys are not encoded correctly")
+        own = own_keys()
+        return all((bytes(kind), bytes(key)) in own for key, kind in found)
 
     @methods.add("author_insertKey", unsafe=True)
-    def insert_key(params: Params) -> Any:
-        params.needed(0, key_type)
-        params.needed(1, text)
-        params.needed(2, hex_bytes)
-        no_keystore()
+    def insert_key(params: Params) -> None:
+        """A seed of 32 bytes in hex: a phrase or a path is not for this node to derive from."""
+        kind, public = params.needed(0, key_type), params.needed(2, hex_bytes)
+        seed = params.needed(1, secret)
+        if kind.encode() != GRANDPA:
+            raise RpcError(NO_KEYSTORE, f"Unsupported key type: {kind}", "this node uses gran")
+        if ed25519_from_seed(seed).public != public:
+            raise RpcError(NO_KEYSTORE, "Invalid key: it is not this seed's", "give its public key")
+        save_in_keystore(folder, seed)
+        node.keys_changed()
 
-    @methods.add("author_rotateKeys", "author_rotateKeysWithOwner", unsafe=True)
+    @methods.add("author_rotateKeys", unsafe=True)
     def rotate_keys(_params: Params) -> Any:
-        no_keystore()
+        return to_hex(rotate()[0])
+
+    @methods.add("author_rotateKeysWithOwner", unsafe=True)
+    def rotate_keys_with_owner(params: Params) -> Any:
+        """Also the proof that `Session.set_keys` takes of that account."""
+        owner = params.needed(0, hex_bytes)
+        if len(owner) != ACCOUNT_BYTES:
+            raise bad(0, "an account id of 32 bytes", params.needed(0, text))
+        keys, pair = rotate()
+        return {"keys": to_hex(keys), "proof": to_hex(ed25519_sign(pair, OWNERSHIP + owner))}
+
+
+def secret(value: Any, index: int) -> bytes:
+    """A seed. What it is stands in no answer."""
+    if not isinstance(value, str) or not SEED.fullmatch(value):
+        raise RpcError(
+            INVALID_PARAMS, "Invalid params", f"parameter {index} is no seed of 32 bytes in hex"
+        )
+    return bytes.fromhex(value.removeprefix("0x"))
 
 
 def register_rest(methods: Methods, node: Node) -> None:
