@@ -114,9 +114,14 @@ class BoundMap(BoundItem, Generic[K, V, D]):
     def put(self, key: K, value: V) -> None:
         self._write(self.storage_key(key), value)
 
-    def put_later(self, key: K, value: V) -> None:
+    def get_by(self, key: K, decode: Callable[[bytes], V]) -> V | D:
+        """As `get`, by a decoder that does what the declared one does."""
+        value = self._state.read(self.storage_key(key), decode)
+        return self._default if value is None else cast("V", value)
+
+    def put_later(self, key: K, value: V, encode: Callable[[V], bytes]) -> None:
         """As `put`, of a value that is known to fit: its bytes are made once, at the end."""
-        self._state.write_later(self.storage_key(key), value, self._encode)
+        self._state.write_later(self.storage_key(key), value, encode)
 
     def delete(self, key: K) -> None:
         self._state.delete(self.storage_key(key))

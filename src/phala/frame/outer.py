@@ -136,16 +136,22 @@ class Events:
             for index, kind in pallet.events.items()
         }
 
-    def write_record(self, out: bytearray, phase: Phase, happened: object) -> None:
-        if phase >= 0:
-            out.append(0)
-            out += phase.to_bytes(4, "little")
-        else:
-            out.append(1 if phase == PHASE_FINALIZATION else 2)
-        number, encode = self._encoders[type(happened)]
-        out += number
-        out += encode(happened)
-        out.append(0)  # no topics
+    def write_records(self, out: bytearray, phases: list[Phase], events: list[object]) -> None:
+        """Each event of a block with its phase, in order."""
+        encoders = self._encoders
+        before, front = PHASE_FINALIZATION, b"\1"
+        for phase, happened in zip(phases, events, strict=True):
+            if phase != before:
+                before = phase
+                if phase >= 0:
+                    front = b"\0" + phase.to_bytes(4, "little")
+                else:
+                    front = b"\1" if phase == PHASE_FINALIZATION else b"\2"
+            number, encode = encoders[type(happened)]
+            out += front
+            out += number
+            out += encode(happened)
+            out.append(0)  # no topics
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ MODULES: Final = (
     "phala.frame.block",
     "phala.frame.bound",
     "phala.frame.dispatch",
+    "phala.frame.ledger",
     "phala.frame.outer",
     "phala.node.blobs",
     "phala.node.core.pool",

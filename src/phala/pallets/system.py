@@ -16,7 +16,6 @@ from phala.frame import (
     NO_ACCOUNT,
     WEIGHT,
     AccountInfo,
-    BoundMap,
     Constant,
     DefaultMap,
     Described,
@@ -37,6 +36,7 @@ from phala.frame import (
     ensure_signed,
     event,
 )
+from phala.frame.ledger import Book, account_of
 from phala.frame.manifest import CODE_KEY, MANIFEST_BYTES_MAX, Manifest
 from phala.primitives.header import (
     DIGEST_ITEM,
@@ -245,11 +245,11 @@ class System(Pallet):
 
     # ---- accounts, for Balances
 
-    def book(self) -> BoundMap[AccountId, AccountInfo, AccountInfo]:
+    def book(self) -> Book:
         return self.account
 
     def account_of(self, who: AccountId) -> AccountInfo:
-        return self.account.get(who)
+        return account_of(self.account, who)
 
     def keep(self, who: AccountId, info: AccountInfo) -> None:
         """Store an account that exists already."""

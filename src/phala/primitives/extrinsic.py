@@ -174,8 +174,8 @@ def signing_payload(
         (
             call,
             extra,
-            U32.encode(spec_version),
-            U32.encode(transaction_version),
+            spec_version.to_bytes(4, "little"),
+            transaction_version.to_bytes(4, "little"),
             genesis,
             birth_hash,
         )

@@ -207,8 +207,7 @@ class BlockBuilder:
     def _encoded_events(self) -> bytes:
         block = self._world.block
         out = bytearray(encode_compact(len(block.events)))
-        for phase, happened in zip(block.phases, block.events, strict=True):
-            EVENTS.write_record(out, phase, happened)
+        EVENTS.write_records(out, block.phases, block.events)
         return bytes(out)
 
 

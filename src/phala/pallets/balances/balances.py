@@ -12,7 +12,6 @@ from phala.frame import (
     AccountData,
     AccountInfo,
     Block,
-    BoundMap,
     Constant,
     ConsumerRemaining,
     DefaultMap,
@@ -27,6 +26,7 @@ from phala.frame import (
     ensure_root,
     ensure_signed,
 )
+from phala.frame.ledger import Book
 from phala.pallets.balances import moves
 from phala.pallets.balances.errors import (
     DeadAccount,
@@ -93,7 +93,7 @@ BALANCE_COMPACT: Final[Compact[Balance]] = Compact(BALANCE)
 class Accounts(Protocol):
     """Where accounts are kept."""
 
-    def book(self) -> BoundMap[AccountId, AccountInfo, AccountInfo]: ...
+    def book(self) -> Book: ...
     def account_of(self, who: AccountId) -> AccountInfo: ...
     def keep(self, who: AccountId, info: AccountInfo) -> None: ...
     def create(self, who: AccountId, info: AccountInfo) -> None: ...

@@ -7,16 +7,12 @@ from typing import Final, Protocol
 
 from phala.frame.account import NO_ACCOUNT, AccountData, AccountInfo
 from phala.frame.block import Block
-from phala.frame.bound import BoundMap
 from phala.frame.errors import BelowMinimum, Frozen, FundsUnavailable, NotExpendable
+from phala.frame.ledger import Book, account_of, keep, with_free
 from phala.pallets.balances.events import Deposit, Transfer, Withdraw
 from phala.primitives.types import PHA, AccountId, Balance
 
 EXISTENTIAL_DEPOSIT: Final = Balance(PHA // 100)
-_U32: Final = 1 << 32
-_U128: Final = 1 << 128
-
-Book = BoundMap[AccountId, AccountInfo, AccountInfo]
 
 
 class Births(Protocol):
@@ -55,39 +51,9 @@ def ensure_withdrawable(info: AccountInfo, amount: Balance) -> Balance:
     return left
 
 
-def with_free(info: AccountInfo, free: Balance, extrinsics: int = 0) -> AccountInfo:
-    """An account with another free balance, which has sent some more extrinsics."""
-    data = info.data
-    return AccountInfo(
-        info.nonce + extrinsics,
-        info.consumers,
-        info.providers,
-        info.sufficients,
-        AccountData(free, data.reserved, data.frozen, data.flags),
-    )
-
-
-def keep(book: Book, who: AccountId, info: AccountInfo) -> None:
-    """Store an account that exists already. Its bytes are made at the end of the block."""
-    data = info.data
-    if (
-        0 <= info.nonce < _U32
-        and 0 <= info.consumers < _U32
-        and 0 <= info.providers < _U32
-        and 0 <= info.sufficients < _U32
-        and 0 <= data.free < _U128
-        and 0 <= data.reserved < _U128
-        and 0 <= data.frozen < _U128
-        and 0 <= data.flags < _U128
-    ):
-        book.put_later(who, info)
-    else:
-        book.put(who, info)  # raises what does not fit
-
-
 def withdraw(book: Book, block: Block, who: AccountId, amount: Balance, extrinsics: int) -> None:
     """As `Balances.withdraw`."""
-    info = book.get(who)
+    info = account_of(book, who)
     keep(book, who, with_free(info, ensure_withdrawable(info, amount), extrinsics))
     block.emit(Withdraw(who, amount))
 
@@ -102,12 +68,12 @@ def move(
     keep_alive: bool,  # noqa: FBT001
 ) -> None:
     """As `Balances.move`."""
-    giver = book.get(source)
+    giver = account_of(book, source)
     left = left_after(giver.data, amount)
     if source == target or amount == 0:
         block.emit(Transfer(source, target, amount))
         return
-    taker = book.get(target)
+    taker = account_of(book, target)
     if taker.providers == 0 and amount < EXISTENTIAL_DEPOSIT:
         raise BelowMinimum
     if left >= EXISTENTIAL_DEPOSIT:
@@ -131,7 +97,7 @@ def give(book: Book, births: Births, who: AccountId, info: AccountInfo, amount: 
 
 def deposit(book: Book, block: Block, births: Births, who: AccountId, amount: Balance) -> bool:
     """As `Balances.deposit`; False: it is too little, and to be destroyed."""
-    info = book.get(who)
+    info = account_of(book, who)
     if not info.providers and amount < EXISTENTIAL_DEPOSIT:
         return False
     give(book, births, who, info, amount)
