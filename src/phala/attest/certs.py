@@ -97,13 +97,12 @@ class Certificate:
     @property
     def common_name(self) -> str:
         """Of the subject, or "" where it has none, or two."""
-        found = []
-        for names in der.parts(der.read(self.subject).body):
-            for pair in der.parts(der.tagged(names, der.SET).body):
-                fields = der.sequence(pair)
-                if len(fields) == 2 and der.oid(fields[0]) == _COMMON_NAME:
-                    found.append(fields[1].body.decode("ascii", "replace"))
-        return found[0] if len(found) == 1 else ""
+        return _common_name(self.subject)
+
+    @property
+    def issuer_name(self) -> str:
+        """The same of the issuer."""
+        return _common_name(self.issuer)
 
     @property
     def is_ca(self) -> bool:
@@ -137,6 +136,16 @@ class Certificate:
             return True
         value = der.tagged(der.read(body), der.BIT_STRING).body
         return len(value) > 1 and bool(value[1] & usage)
+
+
+def _common_name(encoded: bytes) -> str:
+    found = []
+    for names in der.parts(der.read(encoded).body):
+        for pair in der.parts(der.tagged(names, der.SET).body):
+            fields = der.sequence(pair)
+            if len(fields) == 2 and der.oid(fields[0]) == _COMMON_NAME:
+                found.append(fields[1].body.decode("ascii", "replace"))
+    return found[0] if len(found) == 1 else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ from phala.attest.errors import (
     EvidenceMalformed,
     RevocationRefused,
 )
-from phala.attest.intel import COLLATERAL, TCB_SIGNER
+from phala.attest.intel import COLLATERAL, SGX_OIDS, TCB_SIGNER
 from phala.attest.verdict import PlatformCode
 from phala.primitives.types import Moment
 
@@ -96,7 +96,8 @@ def verify_intel_collateral(
     texts: dict[str, Any] = {}
     for name in ("tcb_info", "qe_identity"):
         signer, above = _chain(items[f"{name}_issuer_chain"], root, now)  # 2
-        if signer.common_name != TCB_SIGNER or signer.is_ca:
+        special = [oid for oid in signer.extensions if oid.startswith(SGX_OIDS)]
+        if signer.common_name != TCB_SIGNER or signer.is_ca or special:
             raise AnchorRefused(
                 f"{name} is signed by {signer.common_name!r}, not by {TCB_SIGNER!r}",
                 check=2,

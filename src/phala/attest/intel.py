@@ -93,7 +93,8 @@ _PANIC: Final = (
 )
 _WORDS_MAX: Final = 400  # of the library's, for people
 _CONFIG_OF_COMPOSE: Final = b"\1"  # dstack's first form of MRCONFIGID
-_SGX_OIDS: Final = "1.2.840.113741."  # what a platform's certificate says of itself
+_ROOT_NAME: Final = "Root CA"
+SGX_OIDS: Final = "1.2.840.113741."  # what a platform's certificate says of itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,20 +246,21 @@ def _collateral(collateral: Mapping[str, bytes]) -> tuple[str, ...]:
 def _check_signers(items: dict[str, str]) -> None:
     """5. TCB info and QE identity are signed by Intel's signer of them, not by a platform's key.
 
-    The library takes any leaf under Intel's root; then one leaked platform key makes its own TCB
-    info.
+    The library takes any leaf under Intel's root, through any CA; then one leaked platform key
+    makes its own TCB info. The root alone makes that signer; the library matches the names.
     """
     names = ("tcb_info_issuer_chain", "qe_identity_issuer_chain")
     for chain, name in {items[name]: name for name in names}.items():  # as a rule they are one
         try:
             leaf = decode_first(chain.encode())
-            signer = leaf.common_name
+            signer, above = leaf.common_name, leaf.issuer_name
         except EvidenceMalformed as error:
             raise _collateral_wrong(f"{name}: {error.what}") from None
-        special = [oid for oid in leaf.extensions if oid.startswith(_SGX_OIDS)]
-        if signer != TCB_SIGNER or special:
+        special = [oid for oid in leaf.extensions if oid.startswith(SGX_OIDS)]
+        if signer != TCB_SIGNER or not above.endswith(_ROOT_NAME) or special:
             raise AnchorRefused(
-                f"{name} begins with {signer!r}, not with {TCB_SIGNER!r}",
+                f"{name} begins with {signer!r} under {above!r}, not with {TCB_SIGNER!r} under the"
+                " root",
                 check=5,
                 mend="fetch the collateral from Intel again",
             )

@@ -58,7 +58,7 @@ class SimulatedIntel:
             self.pck_key.public_key(),
             ca,
             self.platform_ca_key,
-            extensions={_SGX: _sgx_extension(self.ppid, self.fmspc)},
+            extensions={_SGX: sgx_extension(self.ppid, self.fmspc)},
             algorithm=_SHA256,
         )
 
@@ -102,10 +102,10 @@ class SimulatedIntel:
             "pck_crl": _crl(name("Simulated Platform CA"), self.platform_ca_key, revoked, begin),
             "tcb_info_issuer_chain": _pem(*below, self.root),
             "tcb_info": tcb_info,
-            "tcb_info_signature": _signed(key, tcb_info).hex().encode(),
+            "tcb_info_signature": signed(key, tcb_info).hex().encode(),
             "qe_identity_issuer_chain": _pem(self.tcb, self.root),
             "qe_identity": identity,
-            "qe_identity_signature": _signed(self.tcb_key, identity).hex().encode(),
+            "qe_identity_signature": signed(self.tcb_key, identity).hex().encode(),
         }
 
     def _tcb_info(
@@ -173,8 +173,14 @@ class SimulatedIntel:
         registers: Sequence[bytes] = (b"\1" * 48, b"\2" * 48, b"\3" * 48, bytes(48)),
         module_version: int = 1,
         features: int = 0x602E7,
+        certifying: tuple[_Key, Sequence[x509.Certificate]] | None = None,
     ) -> bytes:
-        """A quote of the platform: version 4 of a TD, version 3 of an enclave."""
+        """A quote of the platform: version 4 of a TD, version 3 of an enclave.
+
+        Args:
+            certifying: who signs the quoting enclave's report in place of the platform's key, and
+                the certificates from that key's to the root's.
+        """
         if self.tdx:
             header = _header(4, 0x81)
             flags = TD_PLAIN if attributes is None else attributes
@@ -186,20 +192,21 @@ class SimulatedIntel:
             header = _header(3, 0)
             flags = 5 if attributes is None else attributes
             body = _enclave_report(flags, b"\x33" * 32, b"\x44" * 32, 7, 1, report_data)
-        signed = header + body
+        said = header + body
         point, auth = _point(self.attestation_key), b"\1" * 32
         bound = hashlib.sha256(point + auth).digest() + bytes(32)
         quoting = _enclave_report(
             qe_attributes, b"\x55" * 32, b"\xaa" * 32, 2 if self.tdx else 1, 8, bound
         )
-        chain = _pem(self.pck, self.platform_ca, self.root)
-        certified = quoting + _signed(self.pck_key, quoting) + b"\x20\0" + auth + b"\5\0"
+        key, certificates = certifying or (self.pck_key, (self.pck, self.platform_ca, self.root))
+        chain = _pem(*certificates)
+        certified = quoting + signed(key, quoting) + b"\x20\0" + auth + b"\5\0"
         certified += len(chain).to_bytes(4, "little") + chain
-        signature = _signed(self.attestation_key, signed) + point
+        signature = signed(self.attestation_key, said) + point
         if self.tdx:
             signature += b"\6\0" + len(certified).to_bytes(4, "little")
         signature += certified
-        return signed + len(signature).to_bytes(4, "little") + signature
+        return said + len(signature).to_bytes(4, "little") + signature
 
 
 def _header(version: int, tee: int) -> bytes:
@@ -221,7 +228,7 @@ def _point(key: _Key) -> bytes:
     return key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
 
 
-def _signed(key: _Key, message: bytes) -> bytes:
+def signed(key: _Key, message: bytes) -> bytes:
     r, s = decode_dss_signature(key.sign(message, ec.ECDSA(_SHA256)))
     return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
@@ -247,7 +254,7 @@ def _window(begin: dt.datetime, days: int) -> dict[str, str]:
     return {"issueDate": _iso(begin), "nextUpdate": _iso(end)}
 
 
-def _sgx_extension(ppid: bytes, fmspc: bytes) -> bytes:
+def sgx_extension(ppid: bytes, fmspc: bytes) -> bytes:
     """As Intel's PCK certificates have it: SGX PCK certificate profile 1.5."""
     svns = [
         _pair(f"{_SGX}.2.{index + 1}", _tlv(2, bytes([svn]))) for index, svn in enumerate(_SVNS)
