@@ -43,6 +43,7 @@ STOP_S_MAX: Final = 20.0
 MARK_BYTES_MAX: Final = 64
 FIT_COMMANDS_MAX: Final = 8
 ROUNDS: Final = 5
+FIT_FUEL: Final = 32  # class: a fit of all patients takes half of 2^32
 SHOWN_BYTES: Final = 96
 SIMULATED: Final = "simulated, no hardware protection"
 COORDINATOR, NORTH, SOUTH = dev_pair("Alice"), dev_pair("Bob"), dev_pair("Charlie")
@@ -190,7 +191,7 @@ def fit(study: Study) -> None:
             began = time.monotonic()
             with waiting(f"   {title}: {ROUNDS} rounds of Newton's method"):
                 answer = study.phala.command(
-                    study.deployed.contract, "fit", arguments, signer=signer
+                    study.deployed.contract, "fit", arguments, signer=signer, fuel=FIT_FUEL
                 )
             progress = answer.value()
             say(

@@ -36,6 +36,7 @@ from phala.messages.calls import (
     CommandEnvelope,
     command_id,
 )
+from phala.messages.fuel import FUEL_MAX, FUEL_MIN
 from phala.messages.host import HOST_REQUEST, FetchOutcome, Query, Status
 from phala.messages.payloads.cluster import CLUSTER_PAYLOAD, CommandQueued
 from phala.messages.types import CallId, ContractId
@@ -540,7 +541,8 @@ def test_a_command_that_means_ill_hits_its_limit(
     door: Door, phala: Phala, kept: Kept, method: str, kind: int, words: str
 ) -> None:
     contract = door.rogue.contract
-    answer = phala.command(contract, method, signer=BOB, timeout_s=OUTCOME_S)
+    fuel = FUEL_MIN if kind == ERROR_FUEL else FUEL_MAX
+    answer = phala.command(contract, method, signer=BOB, fuel=fuel, timeout_s=OUTCOME_S)
 
     assert not answer.outcome.ok
     assert answer.outcome.error_kind == kind, answer.outcome

@@ -201,7 +201,9 @@ async def send_in_the_clear(network: Network, row: list[float]) -> None:
     contract = json.loads((network.folder / "contracts.json").read_bytes())["names"]["counter"]
     async with ChainClient(network.ready["node"]) as chain:
         metadata = await chain.metadata()
-        envelope = CommandEnvelope(1, Generation(1), None, BlockNumber(1_000), in_the_clear(row))
+        envelope = CommandEnvelope(
+            2, Generation(1), None, BlockNumber(1_000), 28, in_the_clear(row)
+        )
         value = {name: getattr(envelope, name) for name in envelope.__slots__}
         fields = metadata.call_fields("PhalaPhatContracts", "push_command")
         push = dict(zip(fields, (bytes.fromhex(contract[2:]), value), strict=True))

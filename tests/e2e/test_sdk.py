@@ -12,8 +12,10 @@ from tests.e2e.network import running
 
 from phala.attest import AttestationError
 from phala.errors import PhalaError, Refused
-from phala.messages.calls import CommandEnvelope
+from phala.messages.calls import ERROR_FUEL, CommandEnvelope
+from phala.messages.fuel import FUEL_DEFAULT, FUEL_MAX, FUEL_MIN, FUEL_REF_TIME
 from phala.messages.types import ContractId
+from phala.pallets.transaction_payment import weight_to_fee
 from phala.primitives.types import Hash
 from phala.sdk.calls import CallFailed, encode_arguments, seal_command
 from phala.sdk.chain import Call
@@ -42,6 +44,20 @@ class Counter(Contract):
     @query
     def value(self) -> int:
         return self.total
+"""
+LOOP = """
+from phala.phat import Contract, command
+
+
+class Loop(Contract):
+    def __init__(self, turns: int = 0):
+        for _ in range(turns):
+            pass
+
+    @command
+    def loop(self) -> None:
+        while True:
+            pass
 """
 ALICE, BOB = dev_pair("Alice"), dev_pair("Bob")
 
@@ -103,6 +119,29 @@ async def test_many_commands_take_effect_in_their_order(up: Running, contract: C
 
         sums = [before + n * (n + 1) // 2 for n in range(1, 11)]
         assert [not isinstance(each, PhalaError) and each.value() for each in answers] == sums
+
+
+async def test_a_call_burns_its_class_alone_and_its_sender_pays_for_that(up: Running) -> None:
+    async with connected(up) as network:
+        loop = (await network.deploy(LOOP, signer=ALICE, fuel=FUEL_MIN + 4)).contract
+        fees = []
+        for fuel in (FUEL_MIN, FUEL_DEFAULT):
+            sent = await network.send_command(loop, "loop", signer=ALICE, fuel=fuel)
+            answer = await network.outcome_of(sent)
+
+            assert answer.outcome.error_kind == ERROR_FUEL
+            assert answer.outcome.fuel_class == fuel
+            with pytest.raises(CallFailed, match="--fuel"):
+                answer.value()
+            paid = sent.submitted.find("TransactionPayment", "TransactionFeePaid")
+            fees.append(paid["actual_fee"])
+        more = FUEL_REF_TIME * (2**FUEL_DEFAULT - 2**FUEL_MIN)
+        assert abs(fees[1] - fees[0] - weight_to_fee(more)) <= 1
+
+        with pytest.raises(CallFailed, match="--fuel"):
+            await network.deploy(LOOP, {"turns": 10**6}, signer=ALICE, fuel=FUEL_MIN)
+        with pytest.raises(PhalaError, match="no such class of fuel"):
+            await network.send_command(loop, "loop", signer=ALICE, fuel=FUEL_MAX + 1)
 
 
 async def test_an_ed25519_account_commands_too(up: Running, contract: ContractId) -> None:

@@ -25,6 +25,7 @@ from phala.messages.bus import (
     next_head,
     topic_key,
 )
+from phala.messages.fuel import FUEL_DEFAULT
 from phala.messages.host import (
     FEED_CODES_MAX,
     Advance,
@@ -299,6 +300,7 @@ def deployment(code: CodeId = CODE) -> bytes:
             runtime_id=GENESIS,
             arguments=b"{}",
             reply_to=SealKey(bytes(32)),
+            fuel=FUEL_DEFAULT,
         )
     )
 

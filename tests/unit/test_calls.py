@@ -31,6 +31,7 @@ from phala.messages.calls import (
     QueryContext,
     Reply,
 )
+from phala.messages.fuel import FUEL_DEFAULT
 from phala.messages.padding import CLASSES_BYTES, unpad
 from phala.messages.receipts import RECEIPT, Receipt, SignedReceipt, blinded
 from phala.messages.replies import seal_deployed, seal_reply
@@ -163,6 +164,7 @@ def test_a_command_opens_for_its_contract_and_sender_alone() -> None:
         Generation(3),
         None,
         BlockNumber(99),
+        FUEL_DEFAULT,
     )
     opened = hpke.open_sealed(PRIVATE, envelope.sealed, COMMAND_CONTEXT.encode(context))
     request = COMMAND_REQUEST.decode(unpad(opened))

@@ -11,6 +11,7 @@ from phala.crypto import hpke, kdf
 from phala.crypto.secret import Secret
 from phala.enclave.clusters import keys, settle
 from phala.enclave.clusters.commands import CommandRefused
+from phala.enclave.ports import EngineCall, EngineResult
 from phala.enclave.records import CLUSTER_KEYS, SEEN
 from phala.messages.bus import cluster_topic
 from phala.messages.calls import (
@@ -18,10 +19,12 @@ from phala.messages.calls import (
     ERROR_ARGUMENTS,
     ERROR_CODE,
     ERROR_CONTRACT,
+    ERROR_FUEL,
     ERROR_OUTPUT,
     ERROR_STATE,
     OUTCOME,
 )
+from phala.messages.fuel import FUEL_MAX, FUEL_MIN
 from phala.messages.payloads.cluster import CLUSTER_PAYLOAD, CommandQueued, GenerationRaised
 from phala.messages.payloads.system import KeyDue
 from phala.messages.receipts import KIND_COMMAND, blinded
@@ -147,7 +150,7 @@ def test_a_command_that_lives_too_long_is_refused(world: World) -> None:
 def test_other_code_other_version_other_generation_are_refused(world: World) -> None:
     make, contract = world.alice.command, world.contract
     code = make(contract, "add", b'{"n":1}', code_id=CodeId(bytes(32)))
-    version = make(contract, "add", b'{"n":1}', version=2)
+    version = make(contract, "add", b'{"n":1}', version=1)
     generation = make(contract, "add", b'{"n":1}', generation=2)
     code, version, generation = (
         world.alice.submit(contract, each) for each in (code, version, generation)
@@ -155,7 +158,7 @@ def test_other_code_other_version_other_generation_are_refused(world: World) -> 
     world.turn()
 
     assert "other code" in world.refusal(code)
-    assert "version 2" in world.refusal(version)
+    assert "version 1" in world.refusal(version)
     assert "generation 2" in world.refusal(generation)
     assert world.value() == 0
 
@@ -204,6 +207,58 @@ def test_garbage_in_an_envelope_is_refused_by_its_id(world: World) -> None:
     with pytest.raises(CommandRefused):
         world.worker.enclave.outcome(call)
     assert world.value() == 0
+
+
+def test_a_command_is_given_the_fuel_that_it_was_sealed_for(world: World) -> None:
+    given: list[int | None] = []
+    run = world.worker.engine.run
+
+    def seen(job: EngineCall) -> EngineResult:
+        given.append(job.fuel)
+        return run(job)
+
+    world.worker.engine.run = seen  # type: ignore[method-assign]
+    for fuel in (FUEL_MIN, FUEL_MAX):
+        sent = world.alice.command(world.contract, "add", b'{"n":1}', fuel=fuel)
+        world.alice.submit(world.contract, sent)
+    world.turn()
+    assert given == [2**FUEL_MIN, 2**FUEL_MAX]
+
+    sent = world.alice.command(world.contract, "add", b'{"n":1}', fuel=FUEL_MIN)
+    more = replace(sent, envelope=replace(sent.envelope, fuel=FUEL_MAX))
+    more = world.alice.submit(world.contract, more)
+    none = world.alice.command(world.contract, "add", b'{"n":1}', fuel=FUEL_MAX + 1)
+    none = world.alice.submit(world.contract, none)
+    world.turn()
+    assert "does not open" in world.refusal(more)
+    assert "no class 37 of fuel" in world.refusal(none)
+    assert len(given) == 2
+
+
+def test_a_deployment_is_given_the_fuel_that_it_names(world: World) -> None:
+    given: list[int | None] = []
+    run = world.worker.engine.run
+
+    def seen(job: EngineCall) -> EngineResult:
+        given.append(job.fuel)
+        return run(job)
+
+    world.worker.engine.run = seen  # type: ignore[method-assign]
+    made = [
+        world.chain.deploy(
+            world.alice.account,
+            COUNTER,
+            reply_to=SealKey(hpke.public_of(world.alice.private)),
+            salt=bytes([fuel]),
+            fuel=fuel,
+        )[0]
+        for fuel in (FUEL_MIN, FUEL_MAX, FUEL_MAX + 1)
+    ]
+    world.turn()
+
+    assert given == [2**FUEL_MIN, 2**FUEL_MAX]
+    assert world.chain.failed == made[2:]
+    assert world.alice.deployed(world.worker.enclave, made[2]).error_kind == ERROR_FUEL
 
 
 def test_a_contracts_refusal_is_told_and_changes_nothing(world: World) -> None:

@@ -4,11 +4,13 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
-from phala.enclave.ports import EngineCall, EngineResult, Place
-from phala.messages.calls import ERROR_ARGUMENTS, code_id
+from phala.enclave.ports import CallKind, EngineCall, EngineResult, Place
+from phala.messages.calls import ERROR_ARGUMENTS, ERROR_FUEL, code_id
+from phala.messages.fuel import FUEL_MIN
 from phala.primitives.types import Hash
 from phala.sealed.engines import Engines, job_of
 from phala.testing.enclave import LocalEngine
@@ -45,6 +47,7 @@ def call(arguments: bytes, method: str = "value") -> EngineCall:
         caller=CALLER,
         place=Place(1, 1_000, Hash(bytes(32))),
         seed=bytes(32),
+        fuel=None,
     )
 
 
@@ -96,3 +99,33 @@ def test_a_query_among_commands_says_which_state_it_read(pool: EnginePool) -> No
     for each in found:
         assert each.position is not None
         assert each.result == values[each.position.count]
+
+
+LOOP = b"""
+from phat import Contract, command
+
+class Loop(Contract):
+    def __init__(self, turns: int = 0):
+        for _ in range(turns):
+            pass
+
+    @command
+    def loop(self) -> None:
+        while True:
+            pass
+"""
+
+
+def test_a_call_burns_its_class_and_no_more(pool: EnginePool) -> None:
+    engines = Engines(pool)
+
+    def run(kind: CallKind, fuel: int, arguments: bytes = b"{}") -> EngineResult:
+        loop = replace(call(arguments, "loop"), code_id=code_id(Hash(bytes(32)), LOOP))
+        return engines.run(replace(loop, kind=kind, source=LOOP, fuel=1 << fuel))
+
+    for fuel in (FUEL_MIN, 24, 28):
+        for kind, arguments in (("instantiate", b'{"turns":1000000}'), ("command", b"{}")):
+            found = run(cast("CallKind", kind), fuel, arguments)
+            assert (found.ok, found.error_kind, found.changes) == (False, ERROR_FUEL, {})
+            assert found.fuel_class == fuel
+    assert run("instantiate", 33, b'{"turns":1000000}').ok

@@ -52,7 +52,7 @@ from phala.primitives.types import AccountId, BlockNumber, Hash, Moment
 GENESIS = Hash(b"g" * 32)
 ALICE, BOB = AccountId(b"a" * 32), AccountId(b"b" * 32)
 CONTRACT = ContractId(b"c" * 32)
-COMMAND = CommandEnvelope(1, Generation(1), None, BlockNumber(9), b"sealed")
+COMMAND = CommandEnvelope(2, Generation(1), None, BlockNumber(9), 28, b"sealed")
 
 
 def envelope(payload: bytes = b"payload") -> Envelope:

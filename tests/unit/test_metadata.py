@@ -62,7 +62,7 @@ def test_an_account_may_be_given_by_its_address(metadata: Metadata) -> None:
 
 
 def test_a_command_travels_as_its_descriptor_writes_it(metadata: Metadata) -> None:
-    envelope = CommandEnvelope(1, Generation(2), None, BlockNumber(9), b"sealed")
+    envelope = CommandEnvelope(2, Generation(2), None, BlockNumber(9), 28, b"sealed")
     fields = metadata.call_fields("PhalaPhatContracts", "push_command")
     value = {name: getattr(envelope, name) for name in CommandEnvelope.__slots__}
 

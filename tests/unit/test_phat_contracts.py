@@ -30,7 +30,7 @@ from phala.pallets.phat_contracts.errors import (
     NotOfCluster,
     SourceEmpty,
 )
-from phala.primitives.types import AccountId, BlockNumber, Hash
+from phala.primitives.types import AccountId, BlockNumber, Hash, Moment
 from phala.testing.pallets import refused
 
 CLUSTER, OTHER = ClusterId(b"1" * 32), ClusterId(b"2" * 32)
@@ -53,6 +53,10 @@ class Around:
         self.said: list[tuple[bytes, Sender, object]] = []
         self.seats = {FIRST: Seat(1, 1), SECOND: Seat(1, 2)}
         self.shown: dict[ContractId, bytes] = {}
+        self.now = Moment(1_000)
+
+    def time(self) -> Moment:
+        return self.now
 
     def genesis_hash(self) -> Hash:
         return Hash(b"g" * 32)
@@ -89,7 +93,7 @@ def around() -> Around:
 
 @pytest.fixture
 def contracts(block: Block, around: Around) -> PhalaPhatContracts:
-    made = PhalaPhatContracts(block, chain=around, bus=around, workers=around)
+    made = PhalaPhatContracts(block, chain=around, clock=around, bus=around, workers=around)
     made.found(CLUSTER, ALICE, k=2, seats=2)
     return made
 
@@ -115,7 +119,7 @@ def ready(contracts: PhalaPhatContracts) -> None:
 
 
 def deployed(contracts: PhalaPhatContracts, salt: bytes = bytes(32)) -> ContractId:
-    contracts.deploy(Signed(ALICE), CLUSTER, 0, b"source", salt, b"{}", SealKey(b"r" * 32))
+    contracts.deploy(Signed(ALICE), CLUSTER, 0, b"source", salt, b"{}", SealKey(b"r" * 32), 28)
     return contract_id(ALICE, code_id(RUNTIME_ID, b"source"), CLUSTER, salt)
 
 
@@ -203,7 +207,7 @@ def test_a_contract_fails_when_enough_replicas_say_so(
     contracts.announce_failure(SECOND, FailureAnnounced(contract))
 
     assert block.events[-1] == ContractFailed(contract)
-    envelope = CommandEnvelope(1, ONE, None, BlockNumber(9), b"")
+    envelope = CommandEnvelope(2, ONE, None, BlockNumber(9), 28, b"")
     with refused(ContractNotLive, block):
         contracts.push_command(Signed(ALICE), contract, envelope)
 
@@ -237,20 +241,20 @@ def test_what_cannot_be_deployed_is_refused(contracts: PhalaPhatContracts, block
         (CLUSTER, 0, b"", SourceEmpty),
     ):
         with refused(error, block):
-            contracts.deploy(Signed(ALICE), cluster, kind, source, bytes(32), b"{}", reply_to)
+            contracts.deploy(Signed(ALICE), cluster, kind, source, bytes(32), b"{}", reply_to, 28)
 
 
 def test_only_accounts_deploy_and_command(contracts: PhalaPhatContracts) -> None:
-    envelope = CommandEnvelope(1, ONE, None, BlockNumber(9), b"")
+    envelope = CommandEnvelope(2, ONE, None, BlockNumber(9), 28, b"")
     for origin in (Root(), Unsigned()):
         with pytest.raises(BadOrigin):
             contracts.push_command(origin, ContractId(bytes(32)), envelope)
         with pytest.raises(BadOrigin):
-            contracts.deploy(origin, CLUSTER, 0, b"s", bytes(32), b"{}", SealKey(bytes(32)))
+            contracts.deploy(origin, CLUSTER, 0, b"s", bytes(32), b"{}", SealKey(bytes(32)), 28)
 
 
 def test_a_command_for_no_contract_is_refused(contracts: PhalaPhatContracts, block: Block) -> None:
-    envelope = CommandEnvelope(1, ONE, None, BlockNumber(9), b"")
+    envelope = CommandEnvelope(2, ONE, None, BlockNumber(9), 28, b"")
 
     with refused(ContractNotFound, block):
         contracts.push_command(Signed(ALICE), ContractId(bytes(32)), envelope)

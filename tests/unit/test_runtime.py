@@ -564,7 +564,17 @@ def ready(cloud: Cloud) -> Cloud:
 def deploy_call(source: bytes, salt: bytes = bytes(32)) -> bytes:
     size = Compact(BALANCE).encode(Balance(len(source)))
     arguments = b"\x08{}"
-    return bytes([86, 20]) + FIRST_CLUSTER + b"\0" + size + source + salt + arguments + b"s" * 32
+    return (
+        bytes([86, 20])
+        + FIRST_CLUSTER
+        + b"\0"
+        + size
+        + source
+        + salt
+        + arguments
+        + b"s" * 32
+        + b"\x1c"
+    )
 
 
 def live(cloud: Cloud) -> ContractId:
@@ -853,7 +863,7 @@ def test_the_largest_contract_fits_and_one_byte_more_does_not(cloud: Cloud) -> N
 def test_a_command_is_queued_under_its_id(cloud: Cloud) -> None:
     contract = live(cloud)
     chain = cloud.chain
-    envelope = CommandEnvelope(1, Generation(1), None, BlockNumber(100), b"ciphertext")
+    envelope = CommandEnvelope(2, Generation(1), None, BlockNumber(100), 28, b"ciphertext")
 
     (applied,) = chain.block(chain.signed(BOB, push_call(contract, envelope), 0))
 
@@ -871,7 +881,7 @@ def test_a_command_is_queued_under_its_id(cloud: Cloud) -> None:
 @pytest.mark.parametrize(
     ("change", "number"),
     [
-        ({"version": 2}, 7),
+        ({"version": 1}, 7),
         ({"generation": 2}, 8),
         ({"expires": 1}, 9),
         ({"expires": 100_000}, 10),
@@ -884,7 +894,7 @@ def test_a_command_that_cannot_run_is_refused(
 ) -> None:
     contract = live(cloud)
     chain = cloud.chain
-    good = CommandEnvelope(1, Generation(1), None, BlockNumber(100), b"ciphertext")
+    good = CommandEnvelope(2, Generation(1), None, BlockNumber(100), 28, b"ciphertext")
     envelope = replace(good, **change)
 
     (applied,) = chain.block(chain.signed(BOB, push_call(contract, envelope), 0))

@@ -60,7 +60,7 @@ def transfer() -> bytes:
 
 
 def command() -> bytes:
-    envelope = CommandEnvelope(1, Generation(1), None, BlockNumber(9), b"sealed")
+    envelope = CommandEnvelope(2, Generation(1), None, BlockNumber(9), 28, b"sealed")
     return bytes([86, 21]) + b"c" * 32 + COMMAND_ENVELOPE.encode(envelope)
 
 

@@ -406,7 +406,7 @@ def test_a_raised_generation_goes_on_with_commands_and_gets_new_keys() -> None:
 
     def signed_deploy(world: World) -> None:
         world.contracts.deploy(
-            Signed(ALICE), FIRST_CLUSTER, 0, b"x", bytes(32), b"{}", SealKey(b"r" * 32)
+            Signed(ALICE), FIRST_CLUSTER, 0, b"x", bytes(32), b"{}", SealKey(b"r" * 32), 28
         )
 
     site.govern(signed_deploy)
@@ -418,7 +418,7 @@ def test_a_raised_generation_goes_on_with_commands_and_gets_new_keys() -> None:
 
     def push(world: World, generation: int) -> None:
         command = CommandEnvelope(
-            1, Generation(generation), None, BlockNumber(world.block.number + 9), b"e" * 64
+            2, Generation(generation), None, BlockNumber(world.block.number + 9), 28, b"e" * 64
         )
         world.contracts.push_command(Signed(ALICE), contract, command)
 

@@ -8,6 +8,7 @@ from phala.cli.contracts import contract_of, load_names
 from phala.cli.options import (
     argument_options,
     arguments_of,
+    fuel_option,
     json_option,
     network_options,
     place_of,
@@ -34,6 +35,7 @@ from phala.sdk.calls import Answer
 @click.argument("method")
 @argument_options
 @signer_options
+@fuel_option
 @click.option("--wait/--no-wait", default=True, help="Wait for the outcome, and exit by it.")
 @receipt_option
 @timeout_option
@@ -47,6 +49,7 @@ def call(
     document: str | None,
     dev: str | None,
     account: str | None,
+    fuel: int,
     wait: bool,
     receipt: Path | None,
     timeout_s: float,
@@ -67,7 +70,7 @@ def call(
     saved, value = None, None
     with waiting(f"waiting for {method}", quiet=as_json), connected(place) as phala:
         known = contract_of(contract, load_names(place.files, phala.network.trust.genesis))
-        sent = phala.send_command(known, method, arguments, signer=signer)
+        sent = phala.send_command(known, method, arguments, signer=signer, fuel=fuel)
         answer = phala.outcome_of(sent, timeout_s=timeout_s) if wait else None
         if answer is not None:
             saved = save_receipt(phala, answer, receipt)  # of a failure there is one too

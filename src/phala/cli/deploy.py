@@ -9,6 +9,7 @@ from phala.cli.contracts import ensure_contract_name, save_name
 from phala.cli.options import (
     argument_options,
     arguments_of,
+    fuel_option,
     json_option,
     network_options,
     place_of,
@@ -33,6 +34,7 @@ SALT_BYTES_MAX: Final = 32
 @click.option("--salt", help="Hex, for an id that is known before.  [default: random]")
 @argument_options
 @signer_options
+@fuel_option
 @receipt_option
 @timeout_option
 @network_options
@@ -46,6 +48,7 @@ def deploy(
     document: str | None,
     dev: str | None,
     account: str | None,
+    fuel: int,
     receipt: Path | None,
     timeout_s: float,
     folder: Path | None,
@@ -65,7 +68,9 @@ def deploy(
     place = place_of(folder, urls, worker)
     signer = signer_of(place, dev, account)
     with waiting(f"deploying {file.name}", quiet=as_json), connected(place) as phala:
-        made = phala.deploy(source, arguments, signer=signer, salt=_salt(salt), timeout_s=timeout_s)
+        made = phala.deploy(
+            source, arguments, signer=signer, salt=_salt(salt), fuel=fuel, timeout_s=timeout_s
+        )
         save_name(place.files, phala.network.trust.genesis, known_as, made.contract)
         saved = save_receipt(phala, made.answer, receipt)
     contract = "0x" + made.contract.hex()

@@ -10,6 +10,7 @@ import click
 
 from phala.devnet.files import NetworkFiles, default_folder
 from phala.errors import Invalid
+from phala.messages.fuel import FUEL_DEFAULT, FUEL_MAX, FUEL_MIN
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -69,6 +70,17 @@ def signer_options(function: F) -> F:
         type=click.Choice(DEV_NAMES, case_sensitive=False),
         metavar="Alice…Ferdie",
         help="Sign with a development account.",
+    )(function)
+
+
+def fuel_option(function: F) -> F:
+    return click.option(
+        "--fuel",
+        default=FUEL_DEFAULT,
+        show_default=True,
+        type=click.IntRange(FUEL_MIN, FUEL_MAX),
+        metavar="N",
+        help="It may burn 2^N, and pays for as much.",
     )(function)
 
 

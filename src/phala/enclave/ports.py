@@ -67,6 +67,7 @@ class EngineCall:
     caller: AccountId | None
     place: Place
     seed: bytes  # 32 bytes: the call's randomness
+    fuel: int | None  # it may burn; None, for a query: what queries may
 
 
 @dataclass(frozen=True, slots=True)

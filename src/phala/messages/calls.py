@@ -1,8 +1,8 @@
 """Commands and queries: what is encrypted to a contract or a worker, and what comes back.
 
 Command: the chain orders it. HPKE to the contract's generation key; `info` is SCALE of
-`CommandContext`, so the ciphertext opens for this chain, contract, sender, generation and code
-alone. The outcome is encrypted with the `reply_key` that travels inside.
+`CommandContext`, so the ciphertext opens for this chain, contract, sender, generation, code and
+fuel alone. The outcome is encrypted with the `reply_key` that travels inside.
 
 Query: HPKE to the worker's current encryption key; `info` is SCALE of `QueryContext`.
 
@@ -31,7 +31,8 @@ from phala.messages.types import (
 )
 from phala.primitives.types import AccountId, BlockNumber, Hash, Moment
 
-CALL_VERSION: Final = 1
+CALL_VERSION: Final = 1  # of queries and replies
+COMMAND_VERSION: Final = 2  # 1 named no fuel
 METHOD_BYTES_MAX: Final = 64
 ARGUMENTS_BYTES_MAX: Final = 65_536
 RESULT_BYTES_MAX: Final = 48_000  # fits the largest padding class with its receipt
@@ -54,6 +55,7 @@ class CommandEnvelope:
     generation: Generation
     code_id: Annotated[CodeId | None, Option(CODE_ID)]  # None: any code the contract has then
     expires: BlockNumber  # executed in a block after this one, it is refused
+    fuel: Annotated[int, U8]  # class, `messages.fuel`: what it may burn, and pays for
     sealed: Annotated[bytes, Bytes(bytes_max=SEALED_COMMAND_BYTES_MAX)]
 
 
@@ -69,6 +71,7 @@ class CommandContext:
     generation: Generation
     code_id: Annotated[CodeId | None, Option(CODE_ID)]
     expires: BlockNumber
+    fuel: Annotated[int, U8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +218,7 @@ OUTCOME: Final[Descriptor[Outcome]] = scale(Outcome)
 REPLY: Final[Descriptor[Reply]] = scale(Reply)
 SEALED_REPLY: Final[Descriptor[SealedReply]] = scale(SealedReply)
 
-COMMAND_TAG: Final = b"phala/command/v1"
+COMMAND_TAG: Final = b"phala/command/v2"
 QUERY_TAG: Final = b"phala/query/v1\0\0"
 REPLY_INFO: Final = b"phala/reply/v1"
 DEPLOY_INFO: Final = b"phala/deploy-reply/v1"  # HPKE `info` is this, genesis and the call's id

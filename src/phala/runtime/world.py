@@ -131,7 +131,7 @@ class World:
             verifier=verifier,
         )
         self.contracts = PhalaPhatContracts(
-            block, chain=self.system, bus=self.mq, workers=self.registry
+            block, chain=self.system, clock=self.timestamp, bus=self.mq, workers=self.registry
         )
         self.dev = Dev(block, dispatcher=self)
         self.pallets: dict[int, Pallet] = {

@@ -20,6 +20,8 @@ from phala.messages.calls import (
     COMMAND_CONTEXT,
     COMMAND_REQUEST,
     COMMAND_TAG,
+    COMMAND_VERSION,
+    ERROR_FUEL,
     ERROR_REFUSED,
     OUTCOME,
     QUERY_CONTEXT,
@@ -43,6 +45,7 @@ from phala.messages.calls import (
     deploy_id,
     expiry,
 )
+from phala.messages.fuel import FUEL_DEFAULT, FUEL_MAX
 from phala.messages.padding import pad
 from phala.messages.receipts import (
     KIND_COMMAND,
@@ -93,7 +96,10 @@ class CallFailed(Refused):
 
     def __init__(self, outcome: Outcome) -> None:
         words = ERROR_WORDS.get(outcome.error_kind, f"error {outcome.error_kind}")
-        super().__init__(f"{words}: {outcome.error}", mend="change the call as the text says")
+        mend = "change the call as the text says"
+        if outcome.error_kind == ERROR_FUEL:
+            mend = f"do less in one call, or send it with more fuel: --fuel, up to {FUEL_MAX}"
+        super().__init__(f"{words}: {outcome.error}", mend=mend)
         self.kind = outcome.error_kind
 
 
@@ -260,8 +266,10 @@ def seal_command(
     cluster: ClusterId,
     expires: BlockNumber,
     code_id: CodeId | None = None,
+    fuel: int = FUEL_DEFAULT,
 ) -> tuple[CommandEnvelope, Pending]:
-    """Encrypt a command to a contract's key, for one sender: a copy by another one is refused."""
+    """Encrypt a command to a contract's key, for one sender: a copy by another one is refused.
+    It may burn 2**fuel, and pays for that."""
     reply_key = Secret(secrets.token_bytes(32))
     request = COMMAND_REQUEST.encode(CommandRequest(reply_key.reveal(), method, arguments))
     context = CommandContext(
@@ -273,9 +281,10 @@ def seal_command(
         generation=key.generation,
         code_id=code_id,
         expires=expires,
+        fuel=fuel,
     )
     sealed = hpke.seal(key.command_key, pad(request), COMMAND_CONTEXT.encode(context))
-    envelope = CommandEnvelope(CALL_VERSION, key.generation, code_id, expires, sealed)
+    envelope = CommandEnvelope(COMMAND_VERSION, key.generation, code_id, expires, fuel, sealed)
     pending = Pending(
         kind=KIND_COMMAND,
         call=command_id(place.genesis, contract, sender, envelope),

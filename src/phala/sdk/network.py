@@ -15,6 +15,7 @@ from typing import Any, Final, Self, TypeVar
 
 from phala.errors import PhalaError, Refused, Unavailable
 from phala.messages.calls import code_id, contract_id
+from phala.messages.fuel import FUEL_DEFAULT
 from phala.messages.payloads.cluster import KIND_PY_SOURCE
 from phala.messages.state import (
     ContractInfo,
@@ -230,11 +231,13 @@ class Network:
         *,
         signer: Keypair,
         code_id: CodeId | None = None,
+        fuel: int = FUEL_DEFAULT,
         timeout_s: float = OUTCOME_S,
     ) -> Answer:
-        """Change a contract's state, and learn what came of it."""
+        """Change a contract's state, and learn what came of it. It may burn 2**fuel; its sender
+        pays for that, not for what it burns."""
         (sent,) = await self.send_commands(
-            contract, [(method, arguments or {})], signer=signer, code_id=code_id
+            contract, [(method, arguments or {})], signer=signer, code_id=code_id, fuel=fuel
         )
         if isinstance(sent, PhalaError):
             raise sent
@@ -248,10 +251,11 @@ class Network:
         *,
         signer: Keypair,
         code_id: CodeId | None = None,
+        fuel: int = FUEL_DEFAULT,
     ) -> Sent:
         """The same without waiting for its outcome: it stands in a block."""
         (sent,) = await self.send_commands(
-            contract, [(method, arguments or {})], signer=signer, code_id=code_id
+            contract, [(method, arguments or {})], signer=signer, code_id=code_id, fuel=fuel
         )
         if isinstance(sent, PhalaError):
             raise sent
@@ -264,6 +268,7 @@ class Network:
         *,
         signer: Keypair,
         code_id: CodeId | None = None,
+        fuel: int = FUEL_DEFAULT,
         tip: int = 0,
     ) -> list[Sent | PhalaError]:
         """Many commands, in the order of `calls`; an error stands in the place of its command."""
@@ -285,6 +290,7 @@ class Network:
                 cluster=info.cluster,
                 expires=BlockNumber(place.height + COMMAND_BLOCKS),
                 code_id=code_id,
+                fuel=fuel,
             )
             value = {name: getattr(envelope, name) for name in envelope.__slots__}
             arguments = dict(zip(fields, (contract, value), strict=True))
@@ -302,11 +308,12 @@ class Network:
         calls: Sequence[tuple[str, Mapping[str, Any]]],
         *,
         signer: Keypair,
+        fuel: int = FUEL_DEFAULT,
         timeout_s: float = OUTCOME_S,
     ) -> list[Answer | PhalaError]:
         """The same, waiting for each outcome."""
         answers: list[Answer | PhalaError] = []
-        for sent in await self.send_commands(contract, calls, signer=signer):
+        for sent in await self.send_commands(contract, calls, signer=signer, fuel=fuel):
             try:
                 if isinstance(sent, PhalaError):
                     raise sent
@@ -336,6 +343,7 @@ class Network:
         signer: Keypair,
         cluster: ClusterId | None = None,
         salt: bytes | None = None,
+        fuel: int = FUEL_DEFAULT,
         timeout_s: float = OUTCOME_S,
     ) -> Deployed:
         """Put a contract on the network, and wait until it is live.
@@ -358,7 +366,7 @@ class Network:
         reply_to, pending = prepare_deploy(place, contract, code_hash, body, cluster=cluster)
         metadata = await self.chain.metadata()
         fields = metadata.call_fields("PhalaPhatContracts", "deploy")
-        values = (cluster, KIND_PY_SOURCE, code, salt, body, reply_to)
+        values = (cluster, KIND_PY_SOURCE, code, salt, body, reply_to, fuel)
         call = Call("PhalaPhatContracts", "deploy", dict(zip(fields, values, strict=True)))
         submitted = await self.chain.submit(call, signer)
         assert submitted is not None, "it was waited for"

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from phala.errors import PhalaError
+from phala.messages.fuel import FUEL_DEFAULT
 from phala.messages.types import ClusterId, CodeId, ContractId
 from phala.sdk.bundle import Bundle
 from phala.sdk.calls import Answer
@@ -87,11 +88,18 @@ class Phala:
         *,
         signer: Keypair,
         code_id: CodeId | None = None,
+        fuel: int = FUEL_DEFAULT,
         timeout_s: float = OUTCOME_S,
     ) -> Answer:
         return self.run(
             self.network.command(
-                contract, method, arguments, signer=signer, code_id=code_id, timeout_s=timeout_s
+                contract,
+                method,
+                arguments,
+                signer=signer,
+                code_id=code_id,
+                fuel=fuel,
+                timeout_s=timeout_s,
             )
         )
 
@@ -103,9 +111,12 @@ class Phala:
         *,
         signer: Keypair,
         code_id: CodeId | None = None,
+        fuel: int = FUEL_DEFAULT,
     ) -> Sent:
         return self.run(
-            self.network.send_command(contract, method, arguments, signer=signer, code_id=code_id)
+            self.network.send_command(
+                contract, method, arguments, signer=signer, code_id=code_id, fuel=fuel
+            )
         )
 
     def command_many(
@@ -114,10 +125,13 @@ class Phala:
         calls: Sequence[tuple[str, Mapping[str, Any]]],
         *,
         signer: Keypair,
+        fuel: int = FUEL_DEFAULT,
         timeout_s: float = OUTCOME_S,
     ) -> list[Answer | PhalaError]:
         return self.run(
-            self.network.command_many(contract, calls, signer=signer, timeout_s=timeout_s)
+            self.network.command_many(
+                contract, calls, signer=signer, fuel=fuel, timeout_s=timeout_s
+            )
         )
 
     def outcome_of(self, sent: Sent, *, timeout_s: float = OUTCOME_S) -> Answer:
@@ -131,6 +145,7 @@ class Phala:
         signer: Keypair,
         cluster: ClusterId | None = None,
         salt: bytes | None = None,
+        fuel: int = FUEL_DEFAULT,
         timeout_s: float = OUTCOME_S,
     ) -> Deployed:
         return self.run(
@@ -140,6 +155,7 @@ class Phala:
                 signer=signer,
                 cluster=cluster,
                 salt=salt,
+                fuel=fuel,
                 timeout_s=timeout_s,
             )
         )

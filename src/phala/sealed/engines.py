@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import orjson
@@ -16,6 +17,7 @@ from phala.wasm.job import (
     BlockInfo,
     ErrorKind,
     Job,
+    Limits,
     Outcome,
     fuel_class,
 )
@@ -110,9 +112,14 @@ def job_of(call: EngineCall) -> Job | EngineResult:
         request=request,
         caller=call.caller,
         block=BlockInfo(call.place.number, call.place.time_ms, call.place.hash),
-        limits=QUERY_LIMITS if call.kind == "query" else COMMAND_LIMITS,
+        limits=limits_of(call),
         seed=call.seed,
     )
+
+
+def limits_of(call: EngineCall) -> Limits:
+    limits = QUERY_LIMITS if call.kind == "query" else COMMAND_LIMITS
+    return limits if call.fuel is None else replace(limits, fuel=call.fuel)
 
 
 def result_of(outcome: Outcome, position: Position | None = None) -> EngineResult:

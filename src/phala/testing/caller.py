@@ -15,6 +15,7 @@ from phala.messages.calls import (
     COMMAND_CONTEXT,
     COMMAND_REQUEST,
     COMMAND_TAG,
+    COMMAND_VERSION,
     QUERY_CONTEXT,
     QUERY_ENVELOPE,
     QUERY_REQUEST,
@@ -34,6 +35,7 @@ from phala.messages.calls import (
     SignedQuery,
     deploy_id,
 )
+from phala.messages.fuel import FUEL_DEFAULT
 from phala.messages.padding import pad
 from phala.messages.replies import open_deployed, open_reply
 from phala.messages.signing import Purpose, signed_bytes
@@ -117,7 +119,8 @@ class Caller:
         expires: int | None = None,
         generation: int = 1,
         code_id: CodeId | None = None,
-        version: int = CALL_VERSION,
+        version: int = COMMAND_VERSION,
+        fuel: int = FUEL_DEFAULT,
     ) -> Sent:
         """Sealed, not yet on the chain."""
         reply_key = self.entropy.random_bytes(32)
@@ -131,11 +134,12 @@ class Caller:
             generation=Generation(generation),
             code_id=code_id,
             expires=until,
+            fuel=fuel,
         )
         request = COMMAND_REQUEST.encode(CommandRequest(reply_key, method, arguments))
         key = self.chain.keys[contract].command_key
         sealed = hpke.seal(key, pad(request), COMMAND_CONTEXT.encode(context))
-        envelope = CommandEnvelope(version, Generation(generation), code_id, until, sealed)
+        envelope = CommandEnvelope(version, Generation(generation), code_id, until, fuel, sealed)
         return Sent(CallId(bytes(32)), reply_key, envelope)
 
     def submit(self, contract: ContractId, sent: Sent) -> Sent:

@@ -13,6 +13,7 @@ from phala.messages.calls import (
     ERROR_NONE,
     code_id,
 )
+from phala.messages.fuel import FUEL_DEFAULT
 from phala.messages.types import ContractId, Count
 from phala.primitives.types import AccountId, Hash
 
@@ -70,6 +71,7 @@ def check_engine(engine: Engine, query: Callable[[EngineCall], EngineResult]) ->
             caller=CALLER,
             place=Place(7, 7_000, Hash(bytes(32))),
             seed=bytes(32),
+            fuel=None if kind == "query" else 1 << FUEL_DEFAULT,
         )
 
     first, second, third = (at(number) for number in (1, 2, 3))

@@ -45,6 +45,7 @@ from phala.messages.calls import (
     contract_id,
     deploy_id,
 )
+from phala.messages.fuel import FUEL_DEFAULT
 from phala.messages.host import Advance, FinalizedHeader, StatusReply, TopicBatch, Wanted
 from phala.messages.payloads.cluster import (
     CLUSTER_PAYLOAD,
@@ -303,6 +304,7 @@ class SimChain:
         salt: bytes = b"",
         kind: int = KIND_PY_SOURCE,
         runtime_id: Hash | None = None,
+        fuel: int = FUEL_DEFAULT,
     ) -> tuple[ContractId, CallId]:
         runtime = self.runtime_id if runtime_id is None else runtime_id
         code = code_id(runtime, source)
@@ -310,7 +312,9 @@ class SimChain:
         contract = contract_id(deployer, code, self.cluster, salt)
         call = deploy_id(self.genesis, contract)
         self.tell(
-            ContractDeployed(contract, call, deployer, code, kind, runtime, arguments, reply_to)
+            ContractDeployed(
+                contract, call, deployer, code, kind, runtime, arguments, reply_to, fuel
+            )
         )
         return contract, call
 

@@ -14,7 +14,7 @@ from phala.wasm.job import (
     Limits,
 )
 
-OUT_OF_FUEL = "the call used up its fuel: do less in one call"
+OUT_OF_FUEL = "the call used up its fuel: do less in one call, or send it with more"
 
 # What a host call costs, so that work outside the guest is no free work: about its time in fuel.
 CALL_FUEL = 50_000

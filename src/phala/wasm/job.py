@@ -52,7 +52,7 @@ class Limits:
 
 
 COMMAND_LIMITS: Final = Limits(
-    fuel=50_000_000_000,  # ten to twenty seconds of a core
+    fuel=1 << 36,  # a call's own is what was paid for, and not more
     memory_bytes=128 << 20,
     output_bytes_max=1 << 20,
     state_write_bytes_max=8 << 20,

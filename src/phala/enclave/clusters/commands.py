@@ -18,18 +18,19 @@ from phala.enclave.replies import Receipts, Subject
 from phala.enclave.step import Step
 from phala.errors import Invalid, Refused
 from phala.messages.calls import (
-    CALL_VERSION,
     COMMAND_BLOCKS_MAX,
     COMMAND_CONTEXT,
     COMMAND_ENVELOPE,
     COMMAND_REQUEST,
     COMMAND_TAG,
+    COMMAND_VERSION,
     SEALED_REPLY,
     CommandContext,
     CommandEnvelope,
     CommandRequest,
     command_id,
 )
+from phala.messages.fuel import fuel_known, fuel_of
 from phala.messages.padding import unpad
 from phala.messages.payloads.cluster import CommandQueued
 from phala.messages.receipts import KIND_COMMAND
@@ -64,6 +65,7 @@ class Opened:
     contract: Contract
     generation: Generation
     key: Secret  # the cluster's, of that generation
+    fuel: int
     plaintext: bytes
     request: CommandRequest
 
@@ -91,13 +93,13 @@ def verify(step: Step, turn: Turn, payload: CommandQueued) -> Opened:
     """A command whose sender may be answered.
 
     1. The contract is live, in this cluster.
-    2. The envelope is of a known version.
+    2. The envelope is of a known version, and names a class of fuel.
     3. Its generation is the newest, or the one before within its grace; the key is here.
     4. It has not expired, and does not expire too far ahead.
     5. The contract runs the code that it is meant for.
     6. The chain named it rightly, and it was not taken before.
-    7. It opens for exactly this chain, cluster, contract, sender, generation, code and expiry: the
-       sender is the chain's, so a copy by somebody else does not.
+    7. It opens for exactly this chain, cluster, contract, sender, generation, code, expiry and
+       fuel: the sender is the chain's, so a copy by somebody else does not.
     8. It is padded, and a command.
 
     Raises:
@@ -111,8 +113,10 @@ def verify(step: Step, turn: Turn, payload: CommandQueued) -> Opened:
         envelope = COMMAND_ENVELOPE.decode(payload.envelope)
     except Malformed as error:
         raise CommandRefused(f"this is no command envelope: {error.what}") from None
-    if envelope.version != CALL_VERSION:  # 2
-        raise CommandRefused(f"version {envelope.version} is not {CALL_VERSION}")
+    if envelope.version != COMMAND_VERSION:  # 2
+        raise CommandRefused(f"version {envelope.version} is not {COMMAND_VERSION}")
+    if not fuel_known(envelope.fuel):
+        raise CommandRefused(f"there is no class {envelope.fuel} of fuel")
     key = _key(step, turn, envelope)
     if not turn.block <= envelope.expires <= turn.block + COMMAND_BLOCKS_MAX:  # 4
         raise CommandRefused(
@@ -136,6 +140,7 @@ def verify(step: Step, turn: Turn, payload: CommandQueued) -> Opened:
         generation=envelope.generation,
         code_id=envelope.code_id,
         expires=envelope.expires,
+        fuel=envelope.fuel,
     )
     secret = keys.command_secret(key, payload.contract)
     try:
@@ -148,7 +153,7 @@ def verify(step: Step, turn: Turn, payload: CommandQueued) -> Opened:
             f"it does not open for the sender 0x{payload.sender.hex()}: it is a copy of another "
             "account's command, or was encrypted for something else"
         ) from None
-    return Opened(contract, envelope.generation, key, plaintext, request)
+    return Opened(contract, envelope.generation, key, fuel_of(envelope.fuel), plaintext, request)
 
 
 def _key(step: Step, turn: Turn, envelope: CommandEnvelope) -> Secret:
@@ -211,5 +216,6 @@ def _execute(
             caller=payload.sender,
             place=Place(turn.block, turn.time, turn.head),
             seed=keys.seed(opened.key, payload.contract, turn.count, turn.head),
+            fuel=opened.fuel,
         )
     )

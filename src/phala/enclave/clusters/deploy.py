@@ -21,7 +21,8 @@ from phala.enclave.replies import Receipts, Subject, failed
 from phala.enclave.step import Step
 from phala.enclave.store import Readable
 from phala.errors import Invalid
-from phala.messages.calls import ERROR_CODE, SEALED_REPLY, Outcome
+from phala.messages.calls import ERROR_CODE, ERROR_FUEL, SEALED_REPLY, Outcome
+from phala.messages.fuel import fuel_known, fuel_of
 from phala.messages.payloads.cluster import KIND_PY_SOURCE, ContractDeployed
 from phala.messages.payloads.enclave import ContractFailed
 from phala.messages.receipts import KIND_DEPLOY
@@ -54,7 +55,7 @@ def deployed(
 
     1. This worker serves the cluster and holds the key of its generation.
     2. No contract has this id.
-    3. Kind and runtime are what this worker runs.
+    3. Kind and runtime are what this worker runs, and there is such a class of fuel.
     4. The code is here (the bus took it under its own hash only).
     5. `instantiate` succeeded; else nothing of it stays but the failure.
     """
@@ -70,6 +71,8 @@ def deployed(
     source = b""
     if payload.kind != KIND_PY_SOURCE or payload.runtime_id != runtime_id:  # 3
         outcome = failed(ERROR_CODE, f"this worker runs the runtime 0x{runtime_id.hex()} only")
+    elif not fuel_known(payload.fuel):
+        outcome = failed(ERROR_FUEL, f"there is no class {payload.fuel} of fuel")
     else:
         source = CODES.get(step.state, payload.code_id) or step.codes[payload.code_id]  # 4
         outcome, root = _instantiate(step, engine, turn, payload, source, key)
@@ -111,6 +114,7 @@ def _instantiate(
             caller=payload.deployer,
             place=Place(turn.block, turn.time, turn.head),
             seed=keys.seed(key, payload.contract, turn.count, turn.head),
+            fuel=fuel_of(payload.fuel),
         )
     )
     return settle(step, payload.contract, found)  # 5

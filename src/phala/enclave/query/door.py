@@ -90,6 +90,7 @@ class QueryDoor:
         except QueryRefused as error:
             return self._answer(asked, view.contracts.get(request.contract), refused(str(error)))
         call = EngineCall(
+            fuel=None,
             kind="query",
             contract=request.contract,
             code_id=judged.live.contract.code_id,

@@ -62,6 +62,7 @@ class ContractDeployed:
     runtime_id: Hash
     arguments: Annotated[bytes, Bytes(bytes_max=ARGUMENTS_BYTES_MAX)]
     reply_to: SealKey  # the outcome is encrypted to it
+    fuel: Annotated[int, U8]  # class, `messages.fuel`: what `instantiate` may burn
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +99,13 @@ CLUSTER_PAYLOAD: Final = Enum(
     ("phala", "messages", "ClusterPayload"),
     tuple(
         (index, struct_of(kind, DESCRIPTORS))
-        for index, kind in enumerate(
-            (
-                WorkerAdded,
-                PartialGiven,
-                ContractDeployed,
-                CommandQueued,
-                GenerationRaised,
-                Skipped,
-            )
+        for index, kind in (
+            (0, WorkerAdded),
+            (1, PartialGiven),
+            (3, CommandQueued),  # 2 was a deployment that named no fuel
+            (4, GenerationRaised),
+            (5, Skipped),
+            (6, ContractDeployed),
         )
     ),
 )

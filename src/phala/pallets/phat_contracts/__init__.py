@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Final
 from phala.codec import (
     U8,
     U32,
+    U64,
     Bytes,
     FixedBytes,
     Vector,
@@ -35,14 +36,23 @@ from phala.messages.bus import (
     cluster_topic,
 )
 from phala.messages.calls import (
-    CALL_VERSION,
     COMMAND_BLOCKS_MAX,
     COMMAND_ENVELOPE,
+    COMMAND_VERSION,
     CommandEnvelope,
     code_id,
     command_id,
     contract_id,
     deploy_id,
+)
+from phala.messages.fuel import (
+    FUEL_MAX,
+    FUEL_MIN,
+    FUEL_OWED_MAX,
+    FUEL_PER_MS,
+    FUEL_REF_TIME,
+    fuel_known,
+    fuel_of,
 )
 from phala.messages.payloads import cluster as payloads
 from phala.messages.payloads.cluster import (
@@ -78,6 +88,7 @@ from phala.messages.types import (
 )
 from phala.pallets.phat_contracts.errors import (
     AlreadySettled,
+    ClusterBusy,
     ClusterNotFound,
     ClusterNotReady,
     CodeChanged,
@@ -88,6 +99,7 @@ from phala.pallets.phat_contracts.errors import (
     ContractNotFound,
     ContractNotLive,
     ExpiryTooFar,
+    FuelUnknown,
     GenerationPassed,
     KeyMalformed,
     KindUnknown,
@@ -106,8 +118,8 @@ from phala.pallets.phat_contracts.events import (
     GenerationRaised,
     TierSet,
 )
-from phala.pallets.phat_contracts.needs import Bus, Chain, Workers
-from phala.pallets.phat_contracts.records import ClusterInfo, Grace, Vote
+from phala.pallets.phat_contracts.needs import Bus, Chain, Clock, Workers
+from phala.pallets.phat_contracts.records import NOTHING_OWED, ClusterInfo, FuelOwed, Grace, Vote
 from phala.primitives.types import AccountId, BlockNumber, Hash
 
 SENDER: Final = PalletSender(b"PhalaPhatContracts")
@@ -192,9 +204,20 @@ class PhalaPhatContracts(Pallet):
         doc="What replicas said of a contract, until enough said the same.",
     )
 
-    def __init__(self, block: Block, *, chain: Chain, bus: Bus, workers: Workers) -> None:
+    fuel_owed: DefaultMap[ClusterId, FuelOwed] = DefaultMap(
+        Hasher.BLAKE2_128_CONCAT,
+        ClusterId,
+        FuelOwed,
+        default=NOTHING_OWED,
+        doc="What a cluster was given to burn, less what it burns with time.",
+    )
+
+    def __init__(
+        self, block: Block, *, chain: Chain, clock: Clock, bus: Bus, workers: Workers
+    ) -> None:
         super().__init__(block)
         self.chain = chain
+        self.clock = clock
         self.bus = bus
         self.workers = workers
 
@@ -291,7 +314,17 @@ class PhalaPhatContracts(Pallet):
 
     # ---- what accounts ask
 
-    @call(3_000 * MICROSECOND)
+    def _take_fuel(self, cluster: ClusterId, fuel_class: int) -> None:
+        if not fuel_known(fuel_class):
+            raise FuelUnknown
+        now, before = self.clock.time(), self.fuel_owed.get(cluster)
+        burnt = (now - before.at) * FUEL_PER_MS
+        owed = max(0, before.fuel - burnt) + fuel_of(fuel_class)
+        if owed > FUEL_OWED_MAX:
+            raise ClusterBusy
+        self.fuel_owed.put(cluster, FuelOwed(now, owed))
+
+    @call(3_000 * MICROSECOND, count=lambda *told: fuel_of(told[-1]), each=FUEL_REF_TIME)
     def deploy(
         self,
         origin: Origin,
@@ -301,8 +334,10 @@ class PhalaPhatContracts(Pallet):
         salt: Annotated[bytes, FixedBytes(32)],
         arguments: Annotated[bytes, Bytes(bytes_max=ARGUMENTS_BYTES_MAX)],
         reply_to: SealKey,
+        fuel: Annotated[int, U8],
     ) -> None:
-        """Put a contract into a cluster. It is live when its replicas have announced its keys."""
+        """Put a contract into a cluster. It is live when its replicas have announced its keys.
+        `instantiate` may burn 2**fuel."""
         deployer = ensure_signed(origin)
         if not self._cluster(cluster).ready:
             raise ClusterNotReady
@@ -321,29 +356,35 @@ class PhalaPhatContracts(Pallet):
             contract,
             ContractInfo(STATE_VERSION, cluster, deployer, code, kind, self.block.number, QUEUED),
         )
+        self._take_fuel(cluster, fuel)
         call_id = deploy_id(self.chain.genesis_hash(), contract)
         self._say(
             cluster,
             AccountSender(deployer),
             payloads.ContractDeployed(
-                contract, call_id, deployer, code, kind, runtime_id, arguments, reply_to
+                contract, call_id, deployer, code, kind, runtime_id, arguments, reply_to, fuel
             ),
         )
         self.emit(ContractQueued(contract, call_id, deployer))
 
-    @call(1_000 * MICROSECOND)
+    @call(
+        1_000 * MICROSECOND,
+        count=lambda _contract, command: fuel_of(command.fuel),
+        each=FUEL_REF_TIME,
+    )
     def push_command(
         self,
         origin: Origin,
         contract: ContractId,
         command: Annotated[CommandEnvelope, COMMAND_ENVELOPE],
     ) -> None:
-        """Put an encrypted command into the order of the contract's cluster."""
+        """Put an encrypted command into the order of the contract's cluster. It may burn
+        2**fuel."""
         sender = ensure_signed(origin)
         info = self._contract(contract)
         if info.state != LIVE:
             raise ContractNotLive
-        if command.version != CALL_VERSION:
+        if command.version != COMMAND_VERSION:
             raise CommandVersionUnknown
         if not self._is_current(info.cluster, command.generation):
             raise GenerationPassed
@@ -356,6 +397,7 @@ class PhalaPhatContracts(Pallet):
         envelope = COMMAND_ENVELOPE.encode(command)
         if len(envelope) > SEALED_COMMAND_BYTES_MAX:
             raise CommandTooLarge
+        self._take_fuel(info.cluster, command.fuel)
         call_id = command_id(self.chain.genesis_hash(), contract, sender, command)
         queued = payloads.CommandQueued(contract, call_id, sender, envelope)
         count = self._say(info.cluster, AccountSender(sender), queued)
@@ -514,6 +556,8 @@ class PhalaPhatContracts(Pallet):
                 KeyMalformed,
                 NotOwner,
                 TierUnknown,
+                ClusterBusy,
+                FuelUnknown,
             )
         )
     )
@@ -521,4 +565,9 @@ class PhalaPhatContracts(Pallet):
         Constant(
             "CommandBlocksMax", U32, COMMAND_BLOCKS_MAX, "How far ahead a command may expire."
         ),
+        Constant("FuelMin", U8, FUEL_MIN, "The least class of fuel: class n is 2**n."),
+        Constant("FuelMax", U8, FUEL_MAX, "The largest class of fuel."),
+        Constant("FuelRefTime", U64, FUEL_REF_TIME, "Picoseconds that a unit of fuel weighs."),
+        Constant("FuelPerMillisecond", U64, FUEL_PER_MS, "What a cluster burns of what it owes."),
+        Constant("FuelOwedMax", U64, FUEL_OWED_MAX, "How much a cluster may owe."),
     )

@@ -32,7 +32,7 @@ class ContractNotLive(PalletError):
 
 
 class CommandVersionUnknown(PalletError):
-    """The command is of another version: send version 1."""
+    """The command is of another version: send version 2."""
 
 
 class GenerationPassed(PalletError):
@@ -77,3 +77,11 @@ class NotOwner(PalletError):
 
 class TierUnknown(PalletError):
     """There is no such tier: name one of 1, the best, to 5, any."""
+
+
+class ClusterBusy(PalletError):
+    """The cluster has as much before it as it may: wait some seconds, or send with less fuel."""
+
+
+class FuelUnknown(PalletError):
+    """There is no such class of fuel: name one of 20 to 36."""

@@ -4,13 +4,19 @@ from typing import Protocol
 
 from phala.messages.bus import Sender
 from phala.messages.types import ContractId, Count, WorkerId
-from phala.primitives.types import Hash
+from phala.primitives.types import Hash, Moment
 
 
 class Chain(Protocol):
     """Which chain this is."""
 
     def genesis_hash(self) -> Hash: ...
+
+
+class Clock(Protocol):
+    """The time of this block."""
+
+    def time(self) -> Moment: ...
 
 
 class Bus(Protocol):

@@ -1,13 +1,13 @@
 """What the state keeps of clusters and votes, beside what light clients read."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
-from phala.codec import U128, Bytes, Descriptor, Malformed, Reader, Registry
+from phala.codec import U64, U128, Bytes, Descriptor, Malformed, Reader, Registry
 from phala.codec.registry import Type
 from phala.frame import Case, cases_type
 from phala.messages.types import Generation, WorkerId
-from phala.primitives.types import ACCOUNT_ID, AccountId, BlockNumber, Hash
+from phala.primitives.types import ACCOUNT_ID, AccountId, BlockNumber, Hash, Moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,17 @@ class Grace:
 
     generation: Generation
     until: BlockNumber
+
+
+@dataclass(frozen=True, slots=True)
+class FuelOwed:
+    """What a cluster had to burn at a time."""
+
+    at: Moment
+    fuel: Annotated[int, U64]
+
+
+NOTHING_OWED: Final = FuelOwed(Moment(0), 0)
 
 
 @dataclass(frozen=True, slots=True)
