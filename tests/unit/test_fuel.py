@@ -166,3 +166,12 @@ def test_what_instantiate_may_burn_is_said_in_the_topic(
     assert isinstance(said, ContractDeployed)
     assert said.contract == contract_id(ALICE, code_id(RUNTIME_ID, b"source"), CLUSTER, bytes(32))
     assert said.fuel == FUEL_MIN
+
+
+def test_a_call_in_a_batch_weighs_no_less() -> None:
+    pushed = bytes([86, 21]) + bytes(32) + COMMAND_ENVELOPE.encode(replace(ENVELOPE, fuel=30))
+    for index in (0, 2, 4):  # of Utility's
+        batch = CALLS.decode(bytes([8, index]) + b"\x08" + pushed + pushed)
+        assert batch.info.weight.ref_time > 2 * info_of(30).weight.ref_time
+    as_other = CALLS.decode(bytes([8, 1]) + bytes(2) + pushed)
+    assert as_other.info.weight.ref_time > info_of(30).weight.ref_time
