@@ -668,7 +668,7 @@ def test_a_command_sent_again_is_not_executed_again(door: Door, phala: Phala, ke
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"version": 1}, "version 2"),
+        ({"version": 1}, "version 1"),
         ({"generation": 9}, "generation 9"),
         ({"expires": 1}, "expires in block 1"),
         ({"fuel": 20}, "does not open"),
