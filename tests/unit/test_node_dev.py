@@ -384,3 +384,22 @@ def test_each_unsigned_call_is_made_once_and_in_order() -> None:
     with pytest.raises(SequencePassed):
         made(0)
     made(1)
+
+
+def test_a_key_that_the_running_node_made_finalizes_when_a_set_names_it(
+    node: chain.RunningNode, http: httpx.Client
+) -> None:
+    rotated = ask(http, "author_rotateKeysWithOwner", "0x" + ALICE.public.hex())
+    key = bytes.fromhex(rotated["keys"][2:66])
+    call = b"\x10\1" + b"\4" + key + (1).to_bytes(8, "little")
+
+    done = ask(http, "dev_impersonate", "root", "0x" + call.hex())
+
+    assert done["ok"], done
+    ask(http, "dev_mine", 3)
+    until(lambda: final(http) > done["number"] + 1)
+    (over,) = ask(http, "grandpa_roundState")["background"]
+    assert over["precommits"]["missing"] == []
+    authorities = ask(http, "state_call", "GrandpaApi_grandpa_authorities", "0x")
+    assert key.hex() in authorities
+    assert node.process.poll() is None
