@@ -8,7 +8,7 @@ from phala.node.rpc.connection import Subscription
 from phala.node.rpc.errors import INVALID_PARAMS, RpcError
 from phala.node.rpc.params import Params, block_hash, hex_bytes, number, to_hex
 from phala.node.rpc.server import Methods
-from phala.node.service import Finalized, Happening, NewHead, Node
+from phala.node.service import Finalized, Happening, NewHead, Node, Reverted
 from phala.node.writer import authorities_after
 from phala.primitives.address import encode_ss58
 from phala.primitives.header import DIGEST_ITEM, ENGINE_GRANDPA, Header
@@ -85,6 +85,8 @@ def register(methods: Methods, node: Node) -> None:
     def heads(subscription: Subscription, happening: Happening) -> None:
         if isinstance(happening, NewHead):
             subscription.tell(header_document(happening.header))
+        elif isinstance(happening, Reverted):
+            subscription.tell(header_document(chain.header(happening.number)))
 
     @methods.add_subscription(
         "chain_subscribeNewHeads", "chain_subscribeNewHead", "subscribe_newHead",

@@ -10,7 +10,7 @@ from phala.node.rpc.connection import Subscription
 from phala.node.rpc.errors import BLOCK_RANGE, COUNT, STATE, TOO_BIG, RpcError
 from phala.node.rpc.params import Params, block_hash, hex_bytes, keys, number, text, to_hex
 from phala.node.rpc.server import Methods
-from phala.node.service import Happening, NewHead, Node
+from phala.node.service import Happening, NewHead, Node, Reverted
 from phala.primitives.types import BlockNumber, Hash
 from phala.runtime import CODE_KEY, RuntimeVersion
 from phala.trie import State
@@ -143,6 +143,9 @@ def register(methods: Methods, node: Node) -> None:
                 if changed:
                     at = chain.state_at(happening.header.number)
                     subscription.tell(changes_document(node, at, changed))
+            elif isinstance(happening, Reverted):
+                at = chain.state_at(happening.number)
+                subscription.tell(changes_document(node, at, asked))
 
         # All keys at once, whether they hold anything or not: clients wait for that.
         subscription.tell(changes_document(node, chain.state_at(chain.head.number), asked))
