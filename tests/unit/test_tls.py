@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from phala.attest import DEV, PRODUCTION, AttestationError, Policy
+from phala.attest.errors import EvidenceMalformed
 from phala.errors import Refused, Unavailable
 from phala.messages.host import (
     Answer,
@@ -107,6 +108,32 @@ def peer(policy: Policy = TRUST.policy) -> TlsPeer:
 
 def client(url: str, judge: TlsPeer) -> HttpClient:
     return HttpClient(url, timeout_s=10, peer=judge)
+
+
+def test_the_chain_is_asked_for_the_collateral_of_the_worker_that_a_certificate_names() -> None:
+    """Hardware's evidence is judged by what its vendor says: that comes from the chain, and before
+    anything is sent. Simulated evidence takes none."""
+    enclave = Enclave()
+    asked: list[WorkerId] = []
+
+    async def answered(items: dict[str, bytes]) -> tuple[int, bytes]:
+        async def kept(worker: WorkerId) -> dict[str, bytes]:
+            asked.append(worker)
+            return items
+
+        judge = peer()
+        judge.kept = kept
+        async with listening(enclave) as url:
+            http = HttpClient(url, timeout_s=10, peer=judge.judged)
+            try:
+                return await http.send("POST", "/query", b"hi", bytes_max=1 << 20)
+            finally:
+                await http.close()
+
+    assert asyncio.run(answered({})) == (200, b"to hi")
+    with pytest.raises(EvidenceMalformed, match="1 collateral items"):
+        asyncio.run(answered({"tcb_info": b"{}"}))
+    assert asked == [enclave.worker] * 2
 
 
 def test_all_doors_answer_behind_tls_that_ends_in_the_enclave() -> None:

@@ -8,6 +8,7 @@ import contextlib
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -57,7 +58,7 @@ class HttpClient:
     """Requests to one server, from one event loop.
 
     At `ratls://HOST:PORT` TLS ends in an enclave: `peer` judges its certificate before anything is
-    sent, and no authority is asked.
+    sent, at once or when it is awaited, and no authority is asked.
     """
 
     def __init__(
@@ -127,7 +128,9 @@ class HttpClient:
         if self._peer is not None:
             tls = line.writer.get_extra_info("ssl_object")
             try:
-                self._peer(tls.getpeercert(binary_form=True))
+                judged = self._peer(tls.getpeercert(binary_form=True))
+                if isawaitable(judged):  # it asks the chain for what the vendor says
+                    await judged
             except BaseException:
                 line.writer.transport.abort()
                 raise

@@ -122,6 +122,8 @@ class Network:
                 peer = TlsPeer.of(trust, lambda: Moment(time.time_ns() // 1_000_000))
             client = await stack.enter_async_context(WorkerClient(worker, peer=peer))
             network = cls(chains[0], light, client, trust)
+            if peer is not None:
+                peer.kept = network.view.collateral_of
             network._stack = stack.pop_all()
         return network
 

@@ -8,12 +8,14 @@ context and the same rules: the caller verifies, so two who must know each other
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from phala.attest import Policy, TlsRules, TlsVerdict, verify_certificate
+from phala.attest.ratls import claimed_binding
 from phala.errors import Refused, Unavailable
+from phala.messages.types import WorkerId
 from phala.primitives.types import Moment
 from phala.sdk.trust import Trust
 
@@ -36,11 +38,21 @@ class TlsPeer:
     collateral: Mapping[str, bytes] | None = None
     rules: TlsRules | None = None
     found: TlsVerdict | None = None
+    # What a chain keeps of the vendor of a worker's platform; asked before each judgement.
+    kept: Callable[[WorkerId], Awaitable[Mapping[str, bytes]]] | None = None
 
     @classmethod
     def of(cls, trust: Trust, clock: Callable[[], Moment]) -> "TlsPeer":
         """By the policy that this machine has for the chain, for a worker of that chain."""
         return cls(trust.policy, clock, rules=TlsRules(genesis=trust.genesis))
+
+    async def judged(self, certificate: bytes | None) -> TlsVerdict:
+        """The verdict, by the collateral of whatever worker the certificate says that it is of: a
+        lie about that finds other collateral, and is refused by its rules. Raises the same."""
+        binding = None if certificate is None else claimed_binding(certificate)
+        if self.kept is not None and binding is not None:
+            self.collateral = await self.kept(WorkerId(binding.worker))
+        return self(certificate)
 
     def __call__(self, certificate: bytes | None) -> TlsVerdict:
         """The verdict.

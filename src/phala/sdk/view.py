@@ -121,6 +121,11 @@ class TrustedView:
         )
         return VerifiedWorker(says.worker, info, registration, verdict, now)
 
+    async def collateral_of(self, worker: WorkerId) -> Mapping[str, bytes]:
+        """The same of a worker's id; nothing where the chain does not list it."""
+        _, (listed,) = await self.look([worker_key(worker)])
+        return {} if listed is None else await self._collateral(WORKER_INFO.decode(listed))
+
     async def _collateral(self, info: WorkerInfo) -> Mapping[str, bytes]:
         """What the vendor says of the worker's platform, as the chain keeps it: the vendor signed
         it, and this machine's policy says how old it may be."""

@@ -52,7 +52,8 @@ class WorkerClient:
     def __init__(
         self, url: str, *, timeout_s: float = TIMEOUT_S, peer: TlsPeer | None = None
     ) -> None:
-        self._http = HttpClient(url, timeout_s=timeout_s, peer=peer)
+        judge = None if peer is None else peer.judged
+        self._http = HttpClient(url, timeout_s=timeout_s, peer=judge)
         self._peer = peer
         self.url = self._http.url
 
