@@ -21,7 +21,7 @@ from phala.node.service import Happening, Node, Reverted, now
 from phala.node.store import Store
 from phala.primitives.types import PHA, BlockNumber
 
-WORDS = {
+WORDS: dict[str, dict[str, Any]] = {
     "mine": {"do": "mine", "blocks": 1, "span_ms": None},
     "snapshot": {"do": "snapshot", "name": "s"},
     "revert": {"do": "revert", "name": "s", "keep": False},

@@ -20,7 +20,8 @@ from phala.codec import encode_compact
 from phala.errors import PhalaError
 from phala.finality import decode_justification, verify_own
 from phala.frame import BadOrigin, Block, Root, Unsigned
-from phala.node.chain import Chain
+from phala.node.blobs import Changes
+from phala.node.chain import Chain, StateView
 from phala.node.engines.opening import runtimes_of, store_of
 from phala.node.spec import write_spec
 from phala.node.store import Store
@@ -28,12 +29,12 @@ from phala.node.writer import authorities_after
 from phala.pallets.dev import NotADevChain, SequencePassed, SequenceTooFar
 from phala.primitives.address import encode_ss58
 from phala.primitives.keys import storage_prefix
-from phala.primitives.types import PHA, AccountId, BlockNumber
+from phala.primitives.types import PHA, AccountId, BlockNumber, Hash
 from phala.runtime import GenesisConfig, InvalidTransaction, Problem, Source
 from phala.runtime.attestation import AttestVerifier
 from phala.runtime.validity import validate_bare
 from phala.runtime.world import CALLS, World
-from phala.trie import State
+from phala.trie import State, Trie
 
 WAIT_S = 20
 TIME = "0x" + storage_prefix("Timestamp", "Now").hex()
@@ -64,7 +65,7 @@ def http(node: chain.RunningNode) -> Iterator[httpx.Client]:
 
 
 def address(pair: Any) -> str:
-    return encode_ss58(AccountId(pair.public))
+    return str(encode_ss58(AccountId(pair.public)))
 
 
 def height(http: httpx.Client) -> int:
@@ -85,7 +86,8 @@ def free(http: httpx.Client, pair: Any) -> int:
 
 
 def transfer(pair: Any, amount: int) -> str:
-    return "0x" + (b"\5\3\0" + pair.public + encode_compact(amount)).hex()
+    data: bytes = b"\5\3\0" + pair.public + encode_compact(amount)
+    return "0x" + data.hex()
 
 
 def test_blocks_are_mined_at_once(http: httpx.Client) -> None:
@@ -219,6 +221,10 @@ def test_a_dumped_state_is_loaded(http: httpx.Client) -> None:
     )
 
 
+def rooted(trie: Trie, view: StateView) -> Callable[[Changes], Hash]:
+    return lambda changes: trie.update(changes, view).root
+
+
 def dev_address(name: bytes) -> str:
     return encode_ss58(AccountId(name.ljust(32, b"\0")))
 
@@ -269,7 +275,7 @@ def test_blocks_come_to_the_same_for_whoever_makes_them_again(
                 parent,
                 header,
                 store.body(at),
-                lambda changes, trie=before, view=view: trie.update(changes, view).root,
+                rooted(before, view),
             )
 
             assert sealed.hash == header.hash()
