@@ -59,6 +59,18 @@ def test_an_unknown_critical_extension_is_refused_wherever_it_stands(place: int)
     assert judged(place, extensions={NAME_CONSTRAINTS: b"\x30\0"}).common_name == "Leaf"
 
 
+def test_what_a_device_says_of_itself_may_be_critical() -> None:
+    """TCG lets DICE's extensions be so; a purpose that is not DICE's is another's key."""
+    attests, server = "060767810505046409", "06082b06010505070301"
+    body = bytes.fromhex
+    assert judged(1, critical={"2.23.133.5.4.1": b"\x30\0"}).common_name == "Leaf"
+    assert judged(3, critical={"2.5.29.37": b"\x30\x09" + body(attests)}).common_name == "Leaf"
+    for purposes in ("", server, attests + server):
+        value = body(purposes)
+        with pytest.raises(EvidenceMalformed, match=r"2\.5\.29\.37"):
+            judged(3, critical={"2.5.29.37": bytes([0x30, len(value)]) + value})
+
+
 @pytest.mark.parametrize(("place", "fewest"), [(0, 2), (1, 1), (2, 0)])
 def test_a_path_longer_than_a_ca_allows_is_refused(place: int, fewest: int) -> None:
     assert judged(place, cas_below_max=fewest).common_name == "Leaf"

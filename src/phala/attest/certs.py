@@ -68,6 +68,8 @@ _BASIC_CONSTRAINTS: Final = "2.5.29.19"
 _KEY_USAGE: Final = "2.5.29.15"
 _SIGNS_CERTIFICATES, _SIGNS_LISTS = 1 << 2, 1 << 1  # RFC 5280, section 4.2.1.3: bits 5 and 6
 # What a reader that does not know a critical extension must do is refuse: RFC 5280, section 4.2.
+_PURPOSES: Final = "2.5.29.37"
+_DICE: Final = "2.23.133.5.4."  # TCG DICE Attestation Architecture: extensions, and purposes
 _CRITICAL_KNOWN: Final = (_BASIC_CONSTRAINTS, _KEY_USAGE)
 # Lists that are no whole ones: changes since another (delta), or of some certificates alone.
 _PARTIAL: Final = ("2.5.29.27", "2.5.29.28")
@@ -360,7 +362,7 @@ def verify_chain(
     """
     if not 2 <= len(chain) <= CHAIN_CERTIFICATES_MAX:
         raise _malformed(f"a chain of {len(chain)} certificates")
-    unread = [name for each in chain for name in each.critical if name not in _CRITICAL_KNOWN]
+    unread = [name for each in chain for name in each.critical if not _is_read(each, name)]
     if unread:
         raise _malformed(f"a certificate whose extension {unread[0]} cannot be left unread")
     if spki_hash(chain[-1]) != anchor:
@@ -386,6 +388,15 @@ def verify_chain(
         else:
             scheme(each, issuer, what)
     return chain[0]
+
+
+def _is_read(certificate: Certificate, name: str) -> bool:
+    """Whether who goes on knows what a critical extension asks. DICE's describe the device that the
+    key is of, and loosen nothing; keys for its purposes alone are what is wanted here."""
+    if name == _PURPOSES:
+        purposes = der.sequence(der.read(certificate.extensions[name]))
+        return bool(purposes) and all(der.oid(each).startswith(_DICE) for each in purposes)
+    return name in _CRITICAL_KNOWN or name.startswith(_DICE)
 
 
 @lru_cache(maxsize=SIGNATURES_KEPT)
