@@ -281,3 +281,33 @@ def test_a_batch_that_leaves_one_leaf_in_each_of_many_branches_costs_what_it_del
 
     gone = dict.fromkeys(state.values.keys() - left.values.keys())
     assert state.proposed(gone).root == left.trie.root
+
+
+class Counted(DictBase):
+    """A base that knows how many keys were walked over."""
+
+    walked = 0
+
+    def keys(self, prefix: bytes, /) -> Iterator[bytes]:
+        for key in super().keys(prefix):
+            self.walked += 1
+            yield key
+
+
+@pytest.mark.parametrize("neighbour", [b"\xa0", b"\x00"])
+def test_a_leaf_beside_many_keys_is_found_without_walking_over_them(neighbour: bytes) -> None:
+    """Of a branch below whole bytes the children differ by half a byte."""
+    items = {b"pallet\x50" + number.to_bytes(2, "big"): b"account" for number in range(5_000)}
+    items[b"pallet" + neighbour + b"one"] = b"1"
+    base = Counted(items)
+    trie = Trie.build(sorted(items.items()), Layout.V1)
+    added, gone = b"pallet" + neighbour + b"two", b"pallet" + neighbour + b"one"
+
+    grown = trie.update(((added, b"2"),), base)
+    proof = grown.prove([added], Counted(items | {added: b"2"}))
+    shrunk = grown.update(((gone, None),), Counted(items | {added: b"2"}))
+
+    assert read_proof(grown.root, proof, [added]) == {added: b"2"}
+    del items[gone]
+    assert shrunk.root == root_of([*items.items(), (added, b"2")], Layout.V1)
+    assert base.walked < 100

@@ -112,7 +112,10 @@ class Signature:
     tip: Balance
 
     def extra(self) -> bytes:
-        return self.era.encode() + _NONCE.encode(self.nonce) + _TIP.encode(self.tip)
+        nonce, tip = self.nonce, self.tip
+        if 0 <= nonce < 1 << 32 and 0 <= tip < 1 << 128:
+            return self.era.encode() + encode_compact(nonce) + encode_compact(tip)
+        return self.era.encode() + _NONCE.encode(nonce) + _TIP.encode(tip)  # raises
 
 
 @record

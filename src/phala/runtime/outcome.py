@@ -38,6 +38,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from phala.codec.records import record
 from phala.errors import Invalid, Refused
 from phala.frame import DispatchError
 from phala.pallets.grandpa import Authorities
@@ -111,7 +112,7 @@ class ValidTransaction:
     propagate: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SignatureCheck:
     """What a signed extrinsic claims; `verify` needs no state, so any process may run it."""
 
@@ -135,7 +136,7 @@ class QueuedMessage:
     envelope: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Applied:
     """An extrinsic is in the block. With an error it was paid for, and did nothing else."""
 
