@@ -1,8 +1,8 @@
 """The indexer's process: follows what is final in the store, and enters it into the index.
 
-It is apart from the front and the builder, and yields to both: a flood of transactions is indexed
-when it is over. Where it comes so late that a block's events are pruned, it enters the block
-without them, and the index says so.
+It is apart from the front and the builder, and yields to both: of a flood of transactions it takes
+a tenth of a core, until what it has not entered might be pruned. Where it comes so late that a
+block's events are gone, it enters the block without them, and the index says so.
 """
 
 import logging
@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,8 @@ from phala.runtime import CODE_KEY
 
 LOG: Final = logging.getLogger("phala.node.indexer")
 PAUSE_S: Final = 0.25  # between two looks at the store
+REST: Final = 9  # times as long as it worked: others have the cores
+BEHIND_MAX: Final = 128  # final blocks; then it does not rest
 NICE: Final = 10
 BLOCKS_AT_ONCE: Final = 64  # in one transaction
 EXTRINSICS_AT_ONCE: Final = 2_000  # likewise
@@ -67,6 +70,7 @@ class Indexer:
         self._runtimes = runtimes
         self._words: dict[bytes, Words] = {}  # by what lies under `:code`
         self._code: bytes | None = None
+        self.is_late = False  # much is to be entered, or what is might soon be pruned
 
     def step(self) -> int:
         """Enter some of what is final and not in the index; how many blocks that was."""
@@ -89,6 +93,9 @@ class Indexer:
             entries.append(entry)
             size += len(entry.extrinsics)
             number += 1
+        behind = final - number + 1
+        kept = final - self.store.oldest  # blocks whose events are there
+        self.is_late = behind > BEHIND_MAX or behind > kept // 2
         if entries:
             self.index.write(entries)
         return len(entries)
@@ -182,26 +189,22 @@ def run(link: socket.socket, folder: Path) -> int:
     """The process's whole life; its exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C: the front ends this one
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _step_back()
+    os.nice(NICE)  # no more than that: all wait for who is stopped inside a file system's commit
     try:
         store = _opened(link, folder)
         if store is None:
             return 0
         indexer = Indexer(store, Index(folder / INDEX_FOLDER), runtimes_of(folder))
         while True:
+            began = time.process_time()
             done = indexer.step()
-            if _is_over(link, wait_s=0.0 if done else PAUSE_S):
+            took_s = time.process_time() - began
+            rest_s = 0.0 if indexer.is_late else REST * took_s
+            if _is_over(link, wait_s=rest_s if done else PAUSE_S):
                 return 0
     except PhalaError as error:
         LOG.error("%s", error)  # noqa: TRY400 - the mend is in it, a trace is not needed
         return error.exit_code
-
-
-def _step_back() -> None:
-    """Run only when nobody else would: a nice process still takes a tenth from who is in need."""
-    os.nice(NICE)
-    with suppress(AttributeError, OSError):  # Linux has it
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _opened(link: socket.socket, folder: Path) -> Store | None:
