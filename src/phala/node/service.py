@@ -183,9 +183,11 @@ class Node:
 
     def submit_soon(self, data: bytes) -> Hash | Awaitable[Hash]:
         """The same, but its signature may be verified with others', in another process."""
-        validator = self._present_validator()
         signatures = self.signatures
-        if signatures is None or signatures.here() or not isinstance(validator, Validator):
+        if signatures is None or signatures.here():
+            return self.submit(data)
+        validator = self._present_validator()
+        if not isinstance(validator, Validator):
             return self.submit(data)
         found = Hash(blake2_256(data))
         self.pool.ensure_new(found, self.chain.head.number)
@@ -236,7 +238,9 @@ class Node:
         self._take_in(pooled)
 
     def _take_in(self, pooled: Pooled) -> None:
-        self.tell_changes(self.pool.add(pooled))
+        changes = self.pool.add(pooled)
+        if self._watchers:
+            self.tell_changes(changes)
         self.taken_in(pooled.data)
         self.has_work()
 
