@@ -131,6 +131,7 @@ def pem(der: bytes) -> bytes:
 
 OTHERS: list[tuple[bytes, str]] = [
     (b"eyJhbGciOiJSUzI1NiJ9." + b"A" * 300 + b"." + b"B" * 300, "JWT"),
+    (json.dumps({"claims": [], "detached_eat": ["JWT", "x"]}).encode(), "claims"),
     (gzip.compress(QUOTE)[:-20][:100], "no known form"),
     (b"\x1f\x8b" + bytes(100), "gzip"),
     (gzip.compress(bytes(ENVELOPE_BYTES_MAX + 1)), "unpacked"),

@@ -63,11 +63,7 @@ def open_evidence(data: bytes) -> tuple[Opened, ...]:
         raise _malformed(f"{len(data)} bytes, at most {ENVELOPE_BYTES_MAX} are allowed")
     found = tuple(_opened(_unwrapped(data)))
     if not found and _TOKEN.fullmatch(data.strip()):
-        raise EvidenceMalformed(
-            "a token (JWT): some service says in it what it thinks of evidence that is not here",
-            check=4,
-            mend="give the quote, report or document that the service was given",
-        )
+        raise _opinion("a token (JWT)")
     if not found:
         raise _malformed("the bytes are of no known form")
     return found
@@ -188,6 +184,8 @@ def _of_fields(fields: Mapping[str, Any]) -> Iterator[Opened]:
         yield _of_dstack(_hex(fields, "attestation"))
     elif "evidence" in fields and "certificate" in fields:
         yield _of_nvidia(fields)
+    elif "detached_eat" in fields:
+        raise _opinion("a verifier's claims")
     elif inside:
         yield from _of_fields({name: fields[inside[0]][name] for name in fields[inside[0]]
                                if name not in _INSIDE})  # fmt: skip
@@ -448,6 +446,14 @@ def _decoded(decode: Callable[[str], bytes], text: str) -> bytes:
         return decode(text)
     except (binascii.Error, ValueError):
         raise _malformed("a field that is not hex or base64") from None
+
+
+def _opinion(what: str) -> AttestationError:
+    return EvidenceMalformed(
+        f"{what}: somebody says in it what he thinks of evidence that is not here",
+        check=4,
+        mend="give the quote, report or document that he was given",
+    )
 
 
 def _malformed(what: str) -> AttestationError:
