@@ -21,6 +21,7 @@ ON_BOTH = (  # tests that run once more, on the build
     "unit/test_extrinsic.py",
     "unit/test_generate.py",
     "unit/test_hashes.py",
+    "unit/test_ledger.py",
     "unit/test_node_pool.py",
     "unit/test_pallet.py",
     "unit/test_runtime.py",
