@@ -39,6 +39,7 @@ BATCH_ITEMS_AT_ONCE: Final = 16  # then others may use the loop, at the latest
 BATCH_S_AT_ONCE: Final = 0.002  # likewise
 WEBSOCKETS_MAX: Final = 1_000
 
+NAMES: Final = (int, str, float, type(None))  # types of a request's id, not their children
 TEXT: Final = b"text/plain; version=0.0.4; charset=utf-8"  # Prometheus' own
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -263,13 +264,14 @@ class Door:
         if "id" not in asked:
             return b""  # a notification: JSON-RPC 2.0 §4.1, and no method here is one
         name, method = asked["id"], asked["method"]
-        if not isinstance(name, str | int | float | None) or isinstance(name, bool):
+        if type(name) not in NAMES:
             return failed(None, RpcError(INVALID_REQUEST, "Invalid request"))
         started = time.perf_counter()
         try:
-            self._admit(method, own=own)
+            if not own:
+                self._admit(method)
             result = self._call(method, Params(asked.get("params"), method), connection)
-            if isinstance(result, Awaitable):
+            if not isinstance(result, str) and isinstance(result, Awaitable):
                 return asyncio.ensure_future(self._later(name, method, result))
             answer = answered(name, result)
         except Exception as error:  # noqa: BLE001 - a fault of ours is told as one, and logged
@@ -286,8 +288,8 @@ class Door:
         self.gauge.called(method, time.perf_counter() - started)
         return answer
 
-    def _admit(self, method: str, *, own: bool) -> None:
-        if method in self.methods.unsafe and not own:
+    def _admit(self, method: str) -> None:
+        if method in self.methods.unsafe:
             raise RpcError(NO_METHOD, "RPC call is unsafe to be called externally")
 
     def _refused(self, name: Any, method: str, error: Exception) -> bytes:
