@@ -283,15 +283,21 @@ def test_a_batch_that_leaves_one_leaf_in_each_of_many_branches_costs_what_it_del
     assert state.proposed(gone).root == left.trie.root
 
 
-class Counted(DictBase):
+class Counted:
     """A base that knows how many keys were walked over."""
 
-    walked = 0
+    def __init__(self, items: dict[bytes, bytes]) -> None:
+        self.items = items
+        self.walked = 0
+
+    def get(self, key: bytes, /) -> bytes | None:
+        return self.items.get(key)
 
     def keys(self, prefix: bytes, /) -> Iterator[bytes]:
-        for key in super().keys(prefix):
-            self.walked += 1
-            yield key
+        for key in sorted(self.items):
+            if key.startswith(prefix):
+                self.walked += 1
+                yield key
 
 
 @pytest.mark.parametrize("neighbour", [b"\xa0", b"\x00"])
@@ -299,7 +305,7 @@ def test_a_leaf_beside_many_keys_is_found_without_walking_over_them(neighbour: b
     """Of a branch below whole bytes the children differ by half a byte."""
     items = {b"pallet\x50" + number.to_bytes(2, "big"): b"account" for number in range(5_000)}
     items[b"pallet" + neighbour + b"one"] = b"1"
-    base = Counted(items)
+    base = Counted(dict(items))
     trie = Trie.build(sorted(items.items()), Layout.V1)
     added, gone = b"pallet" + neighbour + b"two", b"pallet" + neighbour + b"one"
 
