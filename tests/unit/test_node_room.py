@@ -12,6 +12,8 @@ import uvloop
 
 from phala.node.main import Server, listen
 from phala.node.rpc import sockets
+from phala.node.rpc.connection import SUBSCRIPTION_BYTES, Connection
+from phala.node.rpc.errors import RpcError
 from phala.node.rpc.room import SHARE_BYTES, Held, Room
 from phala.node.rpc.server import Door, Methods
 from phala.node.rpc.sockets import FRAGMENTS_MAX, BoundedHttp, BoundedWebSocket
@@ -186,6 +188,23 @@ def test_requests_that_never_come_whole_are_bounded_for_all_together(site: Site)
         assert b"here" in await heard(await site.peer(post("small")))
 
     site.run(work)
+
+
+def test_what_subscriptions_keep_is_bounded_for_all_connections_together() -> None:
+    kept = Room(16 * SUBSCRIPTION_BYTES)
+    greedy, modest = (Connection(lambda: None, kept=kept) for _ in range(2))
+    large = greedy.subscribe("one")
+    large.keep(8 * SUBSCRIPTION_BYTES)
+    for _ in range(SHARE_BYTES // SUBSCRIPTION_BYTES):
+        modest.subscribe("one")  # its share is its own
+    for ask in (lambda: modest.subscribe("one"), lambda: large.keep(SHARE_BYTES)):
+        with pytest.raises(RpcError, match="Too many subscriptions"):
+            ask()
+    assert len(modest.subscriptions) == SHARE_BYTES // SUBSCRIPTION_BYTES
+
+    large.end()
+    modest.close()
+    assert (kept.used, greedy.subscriptions, modest.subscriptions) == (0, {}, {})
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ ANSWER_BYTES_MAX: Final = 15 * 1024 * 1024  # Substrate's default
 SUBSCRIPTIONS_MAX: Final = 1_024  # of one connection; Substrate's default
 PENDING_BYTES_MAX: Final = 2 * ANSWER_BYTES_MAX  # to one slow reader; then it is dropped
 GOING_BYTES_MAX: Final = 256 * 1024 * 1024  # to all slow readers, likewise
+KEPT_BYTES_MAX: Final = 64 * 1024 * 1024  # by all subscriptions, of what they were asked with
+SUBSCRIPTION_BYTES: Final = 4 * 1024  # at least, of one
 PENDING_MAX: Final = 4_096  # messages, likewise
 LOW: Final = 64  # messages that wait: who has many more to send waits for so few
 LOW_BYTES: Final = 1024 * 1024  # likewise
@@ -26,7 +28,12 @@ class Connection:
     """One WebSocket: what it subscribed to, and what waits to be sent."""
 
     def __init__(
-        self, abort: Callable[[], None], *, own: bool = False, room: Room | None = None
+        self,
+        abort: Callable[[], None],
+        *,
+        own: bool = False,
+        going: Room | None = None,
+        kept: Room | None = None,
     ) -> None:
         self.own = own  # the node's owner has it
         self._tasks: set[asyncio.Task[None]] = set()
@@ -39,7 +46,8 @@ class Connection:
         self._count = 0
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
-        self._held = Held(room or Room(GOING_BYTES_MAX))
+        self._held = Held(going or Room(GOING_BYTES_MAX))
+        self.kept = Held(kept or Room(KEPT_BYTES_MAX))  # by its subscriptions
         self._some = asyncio.Event()
 
     def send(self, message: bytes) -> None:
@@ -110,6 +118,7 @@ class Connection:
             )  # fmt: skip
         self._count += 1
         found = Subscription(self, str(self._count), notification)
+        found.keep(SUBSCRIPTION_BYTES)
         self.subscriptions[found.id] = found
         self._fresh.append(found)
         return found
@@ -140,8 +149,20 @@ class Subscription:
         self.notification = notification
         self.to = to
         self.ended = False
+        self._kept = 0
         self._at_end: list[Callable[[], None]] = []
         self._held: list[Any] | None = []  # until the client has the id
+
+    def keep(self, count: int) -> None:
+        """So many bytes stay as long as it does. Raises `RpcError` where all together keep too much
+        already."""
+        if not self.to.kept.take(count):
+            self.to.kept.give_back(count)
+            raise RpcError(
+                TOO_MANY_SUBSCRIPTIONS, "Too many subscriptions on the connection",
+                "all connections together keep too much; unsubscribe from some, or ask for less",
+            )  # fmt: skip
+        self._kept += count
 
     def tell(self, result: Any) -> None:
         if self._held is not None:
@@ -168,6 +189,8 @@ class Subscription:
 
     def end(self) -> None:
         self.ended = True
+        self.to.kept.give_back(self._kept)
+        self._kept = 0
         self.to.subscriptions.pop(self.id, None)
         for callback in self._at_end:
             callback()

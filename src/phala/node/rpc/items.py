@@ -13,6 +13,7 @@ from phala.node.chain import StateView
 from phala.node.rpc.errors import INVALID_PARAMS, RpcError
 from phala.node.rpc.params import Params, bad, hex_bytes, to_hex
 from phala.node.service import Node
+from phala.node.store import KEY_BYTES_MAX
 from phala.primitives.types import BlockNumber
 from phala.trie import EMPTY_ROOT
 from phala.trie.proof import decode_node
@@ -58,7 +59,7 @@ def _item(value: Any, index: int) -> Item:
     return Item(
         hex_bytes(value.get("key"), index),
         KINDS[kind],
-        None if after is None else hex_bytes(after, index),
+        None if after is None else hex_bytes(after, index)[: KEY_BYTES_MAX + 1],
     )
 
 
@@ -71,7 +72,8 @@ class Pages:
     """Reads items in order. Between two pages it holds nothing open."""
 
     def __init__(self, items: list[Item]) -> None:
-        self._items = items[::-1]
+        # A longer key holds nothing, and a page that waits for its client keeps what is left.
+        self._items = [each for each in reversed(items) if len(each.key) <= KEY_BYTES_MAX]
 
     async def next(self, node: Node, number: BlockNumber) -> list[dict[str, Any]]:
         """The next page, empty only where nothing is left. Raises `Pruned`."""

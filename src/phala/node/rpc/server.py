@@ -13,6 +13,7 @@ from phala.errors import PhalaError
 from phala.node.rpc.connection import (
     ANSWER_BYTES_MAX,
     GOING_BYTES_MAX,
+    KEPT_BYTES_MAX,
     Connection,
     Subscription,
 )
@@ -116,6 +117,7 @@ class Door:
         self.metrics: Callable[[], bytes] | None = None  # in Prometheus' form
         self.coming = Room(COMING_BYTES_MAX)
         self.going = Room(GOING_BYTES_MAX)
+        self.kept = Room(KEPT_BYTES_MAX)
         self._turn = asyncio.Lock()  # of the batches: one of all in a turn of the loop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -178,7 +180,8 @@ class Door:
         await receive()
         await send({"type": "websocket.accept"})
         own = is_own(scope["client"], scope["headers"])
-        connection = Connection(scope["extensions"]["abort"]["call"], own=own, room=self.going)
+        abort = scope["extensions"]["abort"]["call"]
+        connection = Connection(abort, own=own, going=self.going, kept=self.kept)
         writer = asyncio.create_task(self._write(connection, send))
         try:
             while True:

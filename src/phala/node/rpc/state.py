@@ -15,6 +15,7 @@ from phala.primitives.types import BlockNumber, Hash
 from phala.runtime import CODE_KEY, RuntimeVersion
 from phala.trie import State
 
+KEY_BYTES: Final = 64  # that a key takes in memory, beside its own
 PAGE_KEYS_MAX: Final = 1_000  # Substrate's limit
 QUERY_VALUES_MAX: Final = 10_000  # keys times blocks
 VALUES_MAX: Final = 10_000  # keys in one answer that has no pages
@@ -136,6 +137,7 @@ def register(methods: Methods, node: Node) -> None:
     )
     def subscribe_storage(params: Params, subscription: Subscription) -> None:
         asked = params.needed(0, keys)
+        subscription.keep(sum(len(key) + KEY_BYTES for key in asked))
 
         def listener(happening: Happening) -> None:
             if isinstance(happening, NewHead):

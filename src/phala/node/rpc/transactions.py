@@ -52,6 +52,11 @@ def register(methods: Methods, node: Node) -> None:
         if running.count(BROADCAST) >= BROADCASTS_MAX:
             return None
         subscription = connection.subscribe(BROADCAST)
+        try:
+            subscription.keep(len(data))
+        except RpcError:
+            subscription.end()
+            return None
         new = Broadcast(node, data, subscription)
         subscription.at_end(node.watch(new.hash, new.hear))
         subscription.at_end(node.listen(new.hear))
@@ -74,6 +79,7 @@ def register(methods: Methods, node: Node) -> None:
     )
     def submit_and_watch(params: Params, subscription: Subscription) -> None:
         data = params.needed(0, hex_bytes)
+        subscription.keep(len(data))
 
         def listener(happening: Happening) -> None:
             assert isinstance(happening, Included | Change)
