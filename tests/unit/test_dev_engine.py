@@ -12,7 +12,7 @@ from tests.unit.chain_store import signed, transfer
 
 from phala.errors import Invalid, Refused
 from phala.node.chain import Chain
-from phala.node.engines import dev
+from phala.node.engines import author, dev
 from phala.node.engines.dev import Cheats
 from phala.node.engines.solo import Solo
 from phala.node.main import open_node
@@ -24,6 +24,7 @@ from phala.primitives.types import PHA, BlockNumber
 WORDS: dict[str, dict[str, Any]] = {
     "mine": {"do": "mine", "blocks": 1, "span_ms": None},
     "snapshot": {"do": "snapshot", "name": "s"},
+    "release": {"do": "release", "name": "s"},
     "revert": {"do": "revert", "name": "s", "keep": False},
 }
 
@@ -149,3 +150,22 @@ def test_changes_of_a_state_are_cut_into_calls_that_blocks_take() -> None:
     assert len(calls) == 4 + 2
     assert all(len(each) < 1_100_000 for each in calls)
     assert list(writes([])) == []
+
+
+def test_finality_that_was_held_comes_back_in_steps(
+    solo: Solo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(author, "FINALIZED_MAX", 10)
+    node = solo.node
+    at = do(node, "snapshot")["number"]
+    do(node, "mine", blocks=25)
+    do(node, "release")
+    before = node.chain.finalized
+    assert before <= at
+
+    do(node, "mine", blocks=1)
+
+    assert node.chain.finalized == before + 10
+    assert solo.author.pace_s == author.WORK_S, "it does not wait as long as an idle chain"
+    do(node, "mine", blocks=3)
+    assert node.chain.finalized == node.chain.head.number - 1

@@ -23,6 +23,7 @@ LOG: Final = logging.getLogger("phala.node.author")
 WORK_S: Final = 0.5  # between two blocks while there is work
 BACKLOG_S: Final = 0.1  # after a block that had no room for all; clients need 50 ms, as above
 IDLE_S: Final = 3.0
+FINALIZED_MAX: Final = 128  # blocks with one that is written: others wait meanwhile
 FULL_BLOCKS_MAX: Final = 3  # that had no room for one extrinsic alone: none will
 
 
@@ -112,6 +113,7 @@ class Author:
         self._fallen: list[tuple[int, InvalidTransaction]] = []
         self._full_blocks = 0  # one after the other, that began with one that found no room
         self._ruled_since = 0  # the last block whose state names another release than before
+        self._lags = False  # more is to be finalized than at once
         self.hold: BlockNumber | None = None  # nothing above it is finalized
         self.full = False  # the open block has no room for all that waits
         self.backlog = False  # the head had none
@@ -131,8 +133,9 @@ class Author:
 
     @property
     def has_work(self) -> bool:
-        """Whether some extrinsic waits, or is in no finalized block yet."""
-        return bool(self._waiting or self._applied) or self._work_on_top
+        """Whether some extrinsic waits, or is in no finalized block yet; or many blocks are in none
+        because a snapshot held them."""
+        return bool(self._waiting or self._applied) or self._work_on_top or self._lags
 
     @property
     def can_execute(self) -> bool:
@@ -226,6 +229,8 @@ class Author:
             self._waiting = deque(map(_outdated, self._waiting))
         self._tell(Written(growth, fallen))
         last = parent.number if self.hold is None else min(parent.number, self.hold)
+        self._lags = last > chain.finalized + FINALIZED_MAX
+        last = min(last, BlockNumber(chain.finalized + FINALIZED_MAX))
         for number in range(chain.finalized + 1, last + 1):
             self.finalize(BlockNumber(number))
 
