@@ -4,6 +4,8 @@ import faulthandler
 import json
 import os
 import random
+import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,7 @@ from phala.cli.main import phala
 from phala.crypto.signatures import ed25519_from_seed
 from phala.errors import Invalid, PhalaError, Refused, Unavailable
 from phala.node import chain as chains
+from phala.node import store as stores
 from phala.node.chain import Chain
 from phala.node.index import INDEX_FOLDER, Index
 from phala.node.indexer import Indexer
@@ -157,6 +160,27 @@ def test_whatever_page_is_wiped_reading_ends_in_no_untyped_error(tmp_path: Path)
         found.append(read_all(tmp_path / "db"))
     assert 2 not in found
     assert found.count(1) > len(found) // 4, "some pages are free, most are not"
+
+
+def test_a_killed_reader_does_not_make_the_file_grow_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "READERS_BLOCKS", 4)
+    store = grow(tmp_path, 1)
+    program = (
+        "import os, pathlib, sys; from phala.node.store import Store;"
+        "store = Store(pathlib.Path(sys.argv[1]), reader=True); os._exit(store.head().number)"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "db")])
+    assert killed.wait(30) == 1, "it read the head, and did not end its reading"
+    pid = killed.pid
+    assert str(pid) in store._env.readers()
+    grower = Grower(Chain(store))
+    grower.nonce = 2
+    for _ in range(3):
+        grower.block()
+    assert str(pid) not in store._env.readers()
+    store.close()
 
 
 def test_a_journal_that_is_not_read_is_told_with_its_path(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from phala.primitives.types import BlockNumber, Hash
 STORE_VERSION: Final = b"1"
 MAP_BYTES: Final = 1 << 40  # address space, not disk; the file grows with what is written
 MESSAGES_BYTES_MAX: Final = 6 * 1024 * 1024  # read at once; as hex they fit an RPC's answer
+READERS_BLOCKS: Final = 64  # after so many, those of killed processes are forgotten
 KEY_BYTES_MAX: Final = 511  # of LMDB; the pallets' longest key has 144
 T = TypeVar("T")
 
@@ -333,6 +334,8 @@ class Store:
                 transaction.put(_message_key(topic, count), envelope, db=tables["messages"])
             for number in folding:
                 self._fold(transaction, number, keep=keep)
+        if block.number % READERS_BLOCKS == 0:
+            self._env.reader_check()  # a killed export would keep every old page alive
 
     def revert(self, number: BlockNumber, counts: Mapping[bytes, int]) -> None:
         """Forget every block above `number`, all in one step: none of them is finalized.
