@@ -198,7 +198,7 @@ def test_what_waits_over_the_upgrade_is_judged_by_the_release_that_makes_its_blo
         return data
 
     def hand(count: int) -> None:
-        solo.author.hand(solo._handover.next())
+        solo._hand()
         solo.author.execute(moment, count=count)
 
     early = sent("Bob", 1, transfer(BOB, PHA))  # in the future of another

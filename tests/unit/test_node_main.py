@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from tests.clients import chain
+
+from phala.node.engines.opening import begun_of, open_chain, runtimes_of, store_of
+from phala.node.store import Damaged
 
 WAIT_S = 20
 
@@ -100,3 +104,20 @@ def test_what_is_no_key_is_refused(tmp_path: Path, text: str | None) -> None:
         key.write_text(text)
 
     assert "holds no finality key" in refused(tmp_path, spec)
+
+
+def test_a_folder_whose_chain_is_gone_does_not_begin_another(tmp_path: Path) -> None:
+    """With the same key it would finalize other blocks under the same numbers."""
+    spec = chain.prepare(tmp_path)
+    runtimes = runtimes_of(tmp_path)
+    opened = open_chain(tmp_path, spec, runtimes, archive=False)
+    opened.chain.store.close()
+    again = open_chain(tmp_path, spec, runtimes, archive=False)
+    again.chain.store.close()
+    shutil.rmtree(store_of(tmp_path))
+
+    with pytest.raises(Damaged, match="says that it held a chain"):
+        open_chain(tmp_path, spec, runtimes, archive=False)
+
+    begun_of(tmp_path).unlink()
+    open_chain(tmp_path, spec, runtimes, archive=False).chain.store.close()
