@@ -87,12 +87,21 @@ class Problem(enum.Enum):
 class InvalidTransaction(Refused):
     """A transaction cannot be in the next block. Nothing of the state changed."""
 
-    def __init__(self, problem: Problem, *, mend: str, custom: int = 0, why: str = "") -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        mend: str,
+        custom: int = 0,
+        why: str = "",
+        malformed: bool = False,
+    ) -> None:
         words = problem.value[2] + (f": {custom}" if problem is Problem.CUSTOM else "")
         super().__init__(f"{words} ({why})" if why else words, mend=mend)
         self.problem = problem
         self.custom = custom  # of `CUSTOM`: the number of the check that said no
         self.words = words  # as Substrate's RPC error 1010 carries them in `data`
+        self.malformed = malformed  # the bytes are no extrinsic at all: RPC error 1001
 
     def encode(self) -> bytes:
         """SCALE of `TransactionValidityError`."""

@@ -4,6 +4,7 @@ block; only what depends on its neighbours differs."""
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from phala.codec import Malformed
 from phala.codec.records import record
 from phala.crypto.hashes import blake2_256
 from phala.crypto.signatures import ecdsa_recover, ed25519_verify, sr25519_verify
@@ -73,7 +74,10 @@ def decode(data: bytes) -> Decoded:
         call = CALLS.decode(extrinsic.call)
     except Invalid as error:
         raise InvalidTransaction(
-            Problem.CALL, mend="encode it by this runtime's metadata", why=error.what
+            Problem.CALL,
+            mend="encode it by this runtime's metadata",
+            why=error.what,
+            malformed=isinstance(error, Malformed),
         ) from error
     return Decoded(extrinsic, call, len(data))
 

@@ -57,7 +57,7 @@ class RpcError(PhalaError):
 def of_submission(error: PhalaError) -> RpcError:
     """What `author_submitExtrinsic` answers to an extrinsic that is not taken."""
     match error:
-        case InvalidTransaction(problem=Problem.CALL) if isinstance(error.__cause__, Malformed):
+        case InvalidTransaction(malformed=True):
             return RpcError(BAD_FORMAT, "Extrinsic has invalid format", error.what)
         case InvalidTransaction(problem=problem, words=words):
             if problem in (Problem.CANNOT_LOOKUP, Problem.NO_UNSIGNED_VALIDATOR):
