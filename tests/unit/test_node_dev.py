@@ -128,6 +128,7 @@ def test_time_passes_over_blocks_at_even_steps(http: httpx.Client) -> None:
 
 
 def test_a_call_runs_as_an_account_that_did_not_sign_it(http: httpx.Client) -> None:
+    ask(http, "dev_setBalance", address(DAVE), str(20 * PHA))
     before, paid = free(http, DAVE), free(http, BOB)
 
     found = ask(http, "dev_impersonate", address(DAVE), transfer(BOB, 7 * PHA))

@@ -186,7 +186,7 @@ def test_tls_ends_in_the_enclave_and_its_certificate_is_of_its_key(
             return await worker.query(QUERY_ENVELOPE.decode(alice.seal(to, query)))
 
     reply = open_reply(query.request.reply_key, SEALED_REPLY.decode(asyncio.run(story())))
-    assert json.loads(reply.outcome.result) == 0
+    assert json.loads(reply.outcome.result) == value(host, to, alice, contract)
     assert peer.found is not None
     assert peer.found.binding is not None
     assert peer.found.binding.worker == to.worker
