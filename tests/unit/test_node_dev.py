@@ -222,6 +222,15 @@ def test_a_dumped_state_is_loaded(http: httpx.Client) -> None:
     )
 
 
+def test_what_is_no_dump_takes_nobodys_account(http: httpx.Client) -> None:
+    ask(http, "dev_setBalance", address(DAVE), str(5 * PHA))
+
+    for top in ({}, {"0x00": "0x00"}):
+        assert error(http, "dev_loadState", top)["code"] == -32602
+
+    assert free(http, DAVE) == 5 * PHA
+
+
 def rooted(trie: Trie, view: StateView) -> Callable[[Changes], Hash]:
     return lambda changes: trie.update(changes, view).root
 

@@ -471,7 +471,8 @@ def test_what_would_be_too_large_an_answer_is_an_error(http: httpx.Client) -> No
 
 def test_json_of_random_shapes_gets_an_answer(http: httpx.Client) -> None:
     chance = random.Random(11)
-    methods = ask(http, "rpc_methods")["methods"]
+    # The owner's cheats do as they are told, and this chain is others' too.
+    methods = [each for each in ask(http, "rpc_methods")["methods"] if not each.startswith("dev_")]
     values: list[Any] = [
         None,
         "",

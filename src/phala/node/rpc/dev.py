@@ -330,6 +330,8 @@ def register_state(methods: Methods, node: Node, caller: Caller) -> None:
         itself. What is this chain's own stays."""
         given = params.needed(0, pairs)
         top = {key: value for key, value in given.items() if key.startswith(LOADED)}
+        if not top:  # no dump at all, and every account would be gone
+            raise bad(0, "a dump's `top`, with accounts", given)
         at = chain.head.number
         changes = [(key, value) for key, value in top.items() if chain.value(key, at) != value]
         for front in LOADED:
