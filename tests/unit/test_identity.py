@@ -20,7 +20,6 @@ from phala.pallets.identity.errors import (
     JudgementGiven,
     NoIdentity,
     NotFound,
-    NotNamed,
     NotOwned,
     NotSub,
     StickyJudgement,
@@ -119,7 +118,7 @@ def test_an_identity_reserves_by_its_size_and_gives_it_back(world: World, block:
     world.identity.clear_identity(Signed(ALICE))
     assert block.events[-1:] == [IdentityCleared(ALICE, Balance(DEPOSIT))]
     assert reserved(world, ALICE) == 0
-    with refused(NotNamed, block):
+    with refused(NoIdentity, block):
         world.identity.clear_identity(Signed(ALICE))
     with refused(InsufficientBalance, block):
         world.identity.set_identity(Signed(CAROL), INFO)
@@ -230,7 +229,7 @@ def test_the_chain_burns_what_a_killed_identity_reserves(world: World, block: Bl
     assert world.balances.total_issuance.get() == issued - lost
     assert reserved(world, ALICE) == 0
     assert world.identity.super_of.get(CAROL) is None
-    with refused(NotNamed, block):
+    with refused(NoIdentity, block):
         world.identity.kill_identity(Root(), TO_ALICE)
 
 

@@ -18,6 +18,7 @@ from phala.pallets.identity.records import (
     FIRST_HASH,
     IDENTITY_INFO,
     REGISTRARS_MAX,
+    USERNAME_MAX,
     Data,
     IdentityInfo,
     Judgement,
@@ -27,7 +28,7 @@ from phala.pallets.proxy import ANY, NON_TRANSFER, PENDING_MAX, PROXIES_MAX, pur
 from phala.pallets.scheduler import AGENDA_MAX
 from phala.pallets.session import SessionKeys
 from phala.pallets.vesting import SCHEDULES_MAX, ScheduleRecord
-from phala.primitives.address import MultiAddress
+from phala.primitives.address import MultiAddress, MultiSignature
 from phala.primitives.types import PHA, AccountId, Balance, BlockNumber, Hash, Moment
 from phala.runtime.world import CALLS, PALLETS, World
 
@@ -294,6 +295,64 @@ def quitting(world: World, _count: int) -> Asked:
     return Signed(CAROL), ()
 
 
+SUFFIX: Final = b"phala"
+USERNAME: Final = b"n" * (USERNAME_MAX - len(SUFFIX) - 1) + b"." + SUFFIX
+# Of an ecdsa key, which take longest to check, over the username as wallets wrap it: the 2nd try.
+WALLET: Final = MultiAddress.of(
+    AccountId(bytes.fromhex("6a4f10c9e14546ce2382d4cb434ccc00b9961589386b660f89ae61a0e334053d"))
+)
+WRAPPED: Final = MultiSignature(
+    2,
+    bytes.fromhex(
+        "de4d73261e47281a330f936415bd76c483a6e43828845a0ab408c7c9fe0d1fe1"
+        "15e495c40a611178992741d02531b3cc9b7d2a2685d9fedf2dbe17130a91d0e401"
+    ),
+)
+
+
+def with_authority(world: World) -> None:
+    """Bob grants usernames of the suffix."""
+    world.identity.add_username_authority(Root(), TO_BOB, SUFFIX, 10)
+
+
+def with_username(world: World, origin: Origin, *, accepted: bool = True) -> Asked:
+    """Bob granted Alice's primary username, for a deposit."""
+    with_authority(world)
+    world.identity.set_username_for(Signed(BOB), TO_ALICE, USERNAME, None, NO)
+    if accepted:
+        world.identity.accept_username(BY_ALICE, USERNAME)
+    return origin, (USERNAME,)
+
+
+def signed_username(world: World, _count: int) -> Asked:
+    with_authority(world)
+    return Signed(BOB), (WALLET, USERNAME, WRAPPED, NO)
+
+
+def authority_to_remove(world: World, _count: int) -> Asked:
+    with_authority(world)
+    return Root(), (SUFFIX, TO_BOB)
+
+
+def expired_username(world: World, _count: int) -> Asked:
+    asked = with_username(world, BY_ALICE, accepted=False)
+    owner, _, provider = world.identity.pending_usernames.get(USERNAME)
+    world.identity.pending_usernames.put(USERNAME, (owner, BlockNumber(1), provider))
+    return asked
+
+
+def other_primary(world: World, _count: int) -> Asked:
+    asked = with_username(world, BY_ALICE)
+    world.identity.username_of.put(ALICE, b"n." + SUFFIX)
+    return asked
+
+
+def unbound_username(world: World, _count: int) -> Asked:
+    asked = with_username(world, BY_ALICE)
+    world.identity.unbinding_usernames.put(USERNAME, CASE_HEIGHT)
+    return asked
+
+
 # ---- Vesting
 
 
@@ -440,6 +499,17 @@ CASES: Final[Mapping[tuple[str, str], Case]] = MappingProxyType(
             identity_case(BY_ALICE, MultiAddress.of(bench_account(1_000)), subs=100)
         ),
         ("Identity", "quit_sub"): Case(quitting),
+        ("Identity", "add_username_authority"): Case(always(Root(), TO_BOB, SUFFIX, 1)),
+        ("Identity", "remove_username_authority"): Case(authority_to_remove),
+        ("Identity", "set_username_for"): Case(signed_username),
+        ("Identity", "accept_username"): Case(
+            lambda w, _n: with_username(w, BY_ALICE, accepted=False)
+        ),
+        ("Identity", "remove_expired_approval"): Case(expired_username),
+        ("Identity", "set_primary_username"): Case(other_primary),
+        ("Identity", "unbind_username"): Case(lambda w, _n: with_username(w, Signed(BOB))),
+        ("Identity", "remove_username"): Case(unbound_username),
+        ("Identity", "kill_username"): Case(lambda w, _n: with_username(w, Root())),
         ("Vesting", "vest"): Case(vesting_case(BY_ALICE)),
         ("Vesting", "vest_other"): Case(vesting_case(Signed(BOB), TO_ALICE)),
         ("Vesting", "vested_transfer"): Case(

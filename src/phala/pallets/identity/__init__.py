@@ -1,23 +1,21 @@
 """Identity: who an account says it is, and what registrars say of that.
 
-Source: `pallet-identity`: calls, events, errors, their numbers. Usernames are not among them.
+Source: `pallet-identity`: calls, events, errors, their numbers. Calls 15 to 23 are in `usernames`.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Final, Protocol, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
 from phala.codec import U32, U64, Compact, Option, Tuple, Vector
 from phala.crypto.hashes import blake2_256
 from phala.errors import Refused
 from phala.frame import (
     MICROSECOND,
-    Block,
     Constant,
     DefaultMap,
     Hasher,
     Origin,
-    Pallet,
     StorageMap,
     StorageValue,
     account_at,
@@ -72,8 +70,22 @@ from phala.pallets.identity.records import (
     RegistrarInfo,
     Registration,
 )
+from phala.pallets.identity.usernames import (
+    USERNAME_CALLS,
+    USERNAME_CONSTANTS,
+    USERNAME_ERRORS,
+    USERNAME_EVENTS,
+    Usernames,
+)
 from phala.primitives.address import MULTI_ADDRESS, MultiAddress
-from phala.primitives.types import ACCOUNT_ID, BALANCE, PHA, AccountId, Balance, Hash
+from phala.primitives.types import (
+    ACCOUNT_ID,
+    BALANCE,
+    PHA,
+    AccountId,
+    Balance,
+    Hash,
+)
 
 SUBS_MAX: Final = 100
 BASIC_DEPOSIT: Final = Balance(PHA)
@@ -88,25 +100,13 @@ FEE: Final[Compact[Balance]] = Compact(BALANCE)
 SUB_REF_TIME: Final = 20 * MICROSECOND
 
 
-class Currency(Protocol):
-    """Who keeps deposits."""
-
-    def reserve(self, who: AccountId, amount: Balance) -> None: ...
-    def unreserve(self, who: AccountId, amount: Balance) -> Balance: ...
-    def slash_reserved(self, who: AccountId, amount: Balance) -> Balance: ...
-    def repatriate_reserved(
-        self, source: AccountId, target: AccountId, amount: Balance, *, reserved: bool
-    ) -> Balance: ...
-
-
 def count_of(items: Sequence[object]) -> int:
     return len(items)
 
 
-class Identity(Pallet):
+class Identity(Usernames):
     """Who an account says it is."""
 
-    name = "Identity"
     identity_of: Any = StorageMap(
         Hasher.TWOX_64_CONCAT, AccountId, REGISTRATION, doc="Who an account says it is."
     )
@@ -128,10 +128,6 @@ class Identity(Pallet):
         default=(),
         doc="Who judges identities; a registrar's number is its place.",
     )
-
-    def __init__(self, block: Block, *, currency: Currency) -> None:
-        super().__init__(block)
-        self.currency = currency
 
     # ---- an account's own identity
 
@@ -177,7 +173,7 @@ class Identity(Pallet):
         who = ensure_signed(origin)
         found: Registration | None = self.identity_of.get(who)
         if found is None:
-            raise NotNamed
+            raise NoIdentity
         deposit = self._forget(who, found)
         self.currency.unreserve(who, deposit)
         self.emit(IdentityCleared(who, deposit))
@@ -295,7 +291,7 @@ class Identity(Pallet):
         who = account_at(target)
         found: Registration | None = self.identity_of.get(who)
         if found is None:
-            raise NotNamed
+            raise NoIdentity
         deposit = self._forget(who, found)
         self.currency.slash_reserved(who, deposit)
         self.emit(IdentityKilled(who, deposit))
@@ -438,6 +434,7 @@ class Identity(Pallet):
         12: rename_sub,
         13: remove_sub,
         14: quit_sub,
+        **USERNAME_CALLS,
     }
     events: ClassVar = {
         0: IdentitySet,
@@ -452,6 +449,7 @@ class Identity(Pallet):
         9: SubIdentityRenamed,
         10: SubIdentityRemoved,
         11: SubIdentityRevoked,
+        **USERNAME_EVENTS,
     }
     errors: ClassVar = {
         0: TooManySubAccounts,
@@ -471,6 +469,7 @@ class Identity(Pallet):
         14: NotOwned,
         15: JudgementForDifferentIdentity,
         16: JudgementPaymentFailed,
+        **USERNAME_ERRORS,
     }
     constants: ClassVar = (
         Constant("BasicDeposit", BALANCE, BASIC_DEPOSIT, "What every identity reserves."),
@@ -478,4 +477,5 @@ class Identity(Pallet):
         Constant("SubAccountDeposit", BALANCE, SUB_DEPOSIT, "What each sub-account reserves."),
         Constant("MaxSubAccounts", U32, SUBS_MAX, "The most sub-accounts of an identity."),
         Constant("MaxRegistrars", U32, REGISTRARS_MAX, "The most registrars."),
+        *USERNAME_CONSTANTS,
     )

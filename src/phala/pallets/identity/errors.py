@@ -69,3 +69,55 @@ class JudgementForDifferentIdentity(PalletError):
 
 class JudgementPaymentFailed(PalletError):
     """The registrar's account takes no fee: fund it first."""
+
+
+class InvalidSuffix(PalletError):
+    """No suffix is like this: one to seven small letters and digits, of that authority."""
+
+
+class NotUsernameAuthority(PalletError):
+    """The account grants no usernames of this suffix: have its authority do it."""
+
+
+class NoAllocation(PalletError):
+    """The authority has granted all that it may without a deposit: reserve one."""
+
+
+class InvalidSignature(PalletError):
+    """The account did not sign this username: sign it whole, with its suffix."""
+
+
+class RequiresSignature(PalletError):
+    """The account has to sign this username: pass its signature."""
+
+
+class InvalidUsername(PalletError):
+    """It is no username, or another's: small letters and digits, a dot, the suffix."""
+
+
+class UsernameTaken(PalletError):
+    """Somebody has this username, or is to accept it: choose another."""
+
+
+class NoUsername(PalletError):
+    """There is no such username: look up what there is."""
+
+
+class NotExpired(PalletError):
+    """The username can still be accepted: wait until it cannot."""
+
+
+class TooEarly(PalletError):
+    """The username is not to be removed yet: wait for its block."""
+
+
+class NotUnbinding(PalletError):
+    """The username is not taken back: have its authority unbind it first."""
+
+
+class AlreadyUnbinding(PalletError):
+    """The username is taken back already: wait for its block."""
+
+
+class InsufficientPrivileges(PalletError):
+    """The chain itself granted this username: leave it to the chain."""

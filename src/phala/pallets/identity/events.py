@@ -4,7 +4,8 @@ from typing import Annotated
 
 from phala.codec import U32
 from phala.frame import event
-from phala.primitives.types import AccountId, Balance
+from phala.pallets.identity.records import USERNAME
+from phala.primitives.types import AccountId, Balance, BlockNumber
 
 
 @event
@@ -103,3 +104,78 @@ class SubIdentityRevoked:
     sub: AccountId
     main: AccountId
     deposit: Balance
+
+
+@event
+class AuthorityAdded:
+    """An account grants usernames of a suffix."""
+
+    authority: AccountId
+
+
+@event
+class AuthorityRemoved:
+    """An account grants usernames of a suffix no more."""
+
+    authority: AccountId
+
+
+@event
+class UsernameSet:
+    """An account has a username."""
+
+    who: AccountId
+    username: Annotated[bytes, USERNAME]
+
+
+@event
+class UsernameQueued:
+    """An account can accept a username until that block."""
+
+    who: AccountId
+    username: Annotated[bytes, USERNAME]
+    expiration: BlockNumber
+
+
+@event
+class PreapprovalExpired:
+    """A username was not accepted in time, and was taken back."""
+
+    whose: AccountId
+
+
+@event
+class PrimaryUsernameSet:
+    """A username is found under its account."""
+
+    who: AccountId
+    username: Annotated[bytes, USERNAME]
+
+
+@event
+class DanglingUsernameRemoved:
+    """Of old releases of the pallet: it keeps its number."""
+
+    who: AccountId
+    username: Annotated[bytes, USERNAME]
+
+
+@event
+class UsernameUnbound:
+    """A username is taken back: it can be removed later."""
+
+    username: Annotated[bytes, USERNAME]
+
+
+@event
+class UsernameRemoved:
+    """A username that was taken back is removed."""
+
+    username: Annotated[bytes, USERNAME]
+
+
+@event
+class UsernameKilled:
+    """The chain removed a username."""
+
+    username: Annotated[bytes, USERNAME]

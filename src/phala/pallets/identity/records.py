@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from phala.codec import (
     U32,
     U64,
+    Bytes,
     Descriptor,
     FixedBytes,
     Malformed,
@@ -191,4 +192,68 @@ class RegistrarInfo:
 
 REGISTRAR_INFO: Final[Descriptor[RegistrarInfo]] = Described(
     ("pallet_identity", "types", "RegistrarInfo"), scale(RegistrarInfo)
+)
+
+
+# ---- usernames
+
+USERNAME_MAX: Final = 32  # bytes, with its suffix and the dot between
+USERNAME: Final = Bytes(bytes_max=USERNAME_MAX)
+
+ALLOCATION, AUTHORITY_DEPOSIT, SYSTEM = range(3)
+PROVIDERS: Final = (
+    Case("Allocation", ALLOCATION),
+    Case("AuthorityDeposit", AUTHORITY_DEPOSIT, (BALANCE,)),
+    Case("System", SYSTEM),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """What a username was granted by: nothing here grants one by `SYSTEM`."""
+
+    kind: int
+    deposit: Balance = NO_FEE
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderType(Descriptor[Provider]):
+    def write(self, out: bytearray, value: Provider, /) -> None:
+        out.append(value.kind)
+        if value.kind == AUTHORITY_DEPOSIT:
+            BALANCE.write(out, value.deposit)
+
+    def read(self, reader: Reader, /) -> Provider:
+        (kind,) = reader.take(1)
+        if kind >= len(PROVIDERS):
+            raise Malformed(f"Provider has no variant {kind}", offset=reader.offset - 1)
+        return Provider(kind, BALANCE.read(reader) if kind == AUTHORITY_DEPOSIT else NO_FEE)
+
+    def type_info(self, registry: Registry, /) -> Type:
+        found = cases_type(("pallet_identity", "types", "Provider"), PROVIDERS, registry)
+        return replace(found, params=(("Balance", registry.id_of(BALANCE)),))
+
+
+PROVIDER: Final = ProviderType()
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityProperties:
+    account_id: AccountId
+    allocation: Annotated[int, U32]  # usernames that it can grant without a deposit
+
+
+AUTHORITY_PROPERTIES: Final[Descriptor[AuthorityProperties]] = Described(
+    ("pallet_identity", "types", "AuthorityProperties"), scale(AuthorityProperties)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UsernameInformation:
+    owner: AccountId
+    provider: Annotated[Provider, PROVIDER]
+
+
+USERNAME_INFORMATION: Final[Descriptor[UsernameInformation]] = Described(
+    ("pallet_identity", "types", "UsernameInformation"), scale(UsernameInformation)
 )
