@@ -123,6 +123,57 @@ def test_tcb_info_signed_by_a_platforms_key_is_refused() -> None:
         judged(policy=OPEN, collateral=forged)
 
 
+def laid_out(
+    vendor: SimulatedIntel, *, chain: bytes = b"", inside: bytes = b"", behind: bytes = b""
+) -> bytes:
+    """The vendor's quote with something more in its certification, all sizes counted again."""
+    quote, end = vendor.quote(), 48 + (584 if vendor.tdx else 384)
+    certified = quote[end + 4 + 128 + (6 if vendor.tdx else 0) :]
+    at = 448 + 2 + int.from_bytes(certified[448:450], "little")
+    said = chain or certified[at + 6 :]
+    certified = certified[: at + 2] + len(said).to_bytes(4, "little") + said + inside
+    auth = quote[end + 4 : end + 4 + 128]
+    if vendor.tdx:
+        auth += b"\6\0" + len(certified).to_bytes(4, "little")
+    auth += certified + behind
+    return quote[:end] + len(auth).to_bytes(4, "little") + auth
+
+
+@pytest.mark.parametrize("vendor", [TDX, SGX])
+def test_nothing_hides_behind_or_between_a_quotes_certificates(vendor: SimulatedIntel) -> None:
+    size = len(laid_out(vendor)) - len(vendor.quote())
+    chain = vendor.quote()[vendor.quote().index(b"-----BEGIN") :]
+    assert size == 0
+    for good in (
+        laid_out(vendor, chain=chain + b"\0"),
+        laid_out(vendor, chain=chain.replace(b"\n", b"\r\n")),
+        laid_out(vendor, inside=bytes(9)),
+        laid_out(vendor, behind=bytes(9)),
+    ):
+        assert judged(vendor, quote=good) == judged(vendor)
+    first = chain.index(b"-----END")
+    for bad in (
+        laid_out(vendor, chain=b"x" + chain),
+        laid_out(vendor, chain=chain + b"x"),
+        laid_out(vendor, chain=chain + b"\0x"),
+        laid_out(vendor, chain=chain[:first] + b"-" + chain[first:]),
+        laid_out(vendor, inside=b"x"),
+        laid_out(vendor, behind=b"x"),
+        laid_out(vendor, chain=chain[:-1], inside=b"\n"),
+    ):
+        with pytest.raises(EvidenceMalformed, match="check 4"):
+            judged(vendor, quote=bad)
+
+
+@pytest.mark.parametrize(("at", "value"), [(128, 5), (130, 2**32 - 1), (130, 7), (130, 3000)])
+def test_a_certification_of_another_type_or_size_is_refused(at: int, value: int) -> None:
+    quote = TDX.quote()
+    size = 2 if at == 128 else 4
+    at += 48 + 584 + 4
+    with pytest.raises(EvidenceMalformed, match="check 4"):
+        judged(quote=quote[:at] + value.to_bytes(size, "little") + quote[at + size :])
+
+
 def test_a_module_below_the_least_version_is_out_of_date() -> None:
     with pytest.raises(AttestationError):
         judged(collateral=TDX.collateral(module_svn=9))

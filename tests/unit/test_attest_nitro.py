@@ -99,6 +99,25 @@ def test_another_algorithm_is_refused() -> None:
         judged(nitro_document(ENCLAVE, protected=bytes.fromhex("a1013823")))
 
 
+def test_the_same_message_in_other_lengths_is_refused() -> None:
+    """No signature covers how the four parts are laid out."""
+    blob = nitro_document(ENCLAVE)
+    head, payload = blob[:7], blob[10:-98]
+    assert blob == head + b"\x59" + len(payload).to_bytes(2, "big") + payload + blob[-98:]
+    longer = b"\x5a" + len(payload).to_bytes(4, "big") + payload
+    for other in (
+        head + longer + blob[-98:],
+        blob[:-98] + b"\x59\0\x60" + blob[-96:],
+        b"\x9f" + blob[1:] + b"\xff",
+        b"\x98\4" + blob[1:],
+        blob[:1] + b"\x58\4" + blob[2:],
+        blob[:6] + b"\xbf\xff" + blob[7:],
+        blob[:6] + b"\xb8\0" + blob[7:],
+    ):
+        with pytest.raises(EvidenceMalformed, match="another form than the shortest"):
+            judged(other)
+
+
 def test_another_enclaves_signature_is_refused() -> None:
     other = chain.__wrapped__(5)
     blob = nitro_document(ENCLAVE)

@@ -96,6 +96,29 @@ def test_a_measurement_that_differs_is_refused() -> None:
         judged(gpu_report(DEVICE, blocks={1: GOOD[1]}))
 
 
+def test_the_measurement_of_a_decoder_that_is_off_is_left_out_and_said_so() -> None:
+    driver = manifest(SIGNER, "999.01", {0: GOOD[1], 35: b"\x99" * 48})
+    rims = known(driver, VBIOS_XML)
+    items = {**ITEMS, DRIVER: driver}
+
+    verdict = judged(gpu_report(DEVICE, decoder=b"\x55"), items, rims=rims)
+    assert verdict.tcb_status is TcbStatus.UP_TO_DATE
+    assert any("measurement 35 was not compared" in note for note in verdict.notes)
+    for state in (b"\xaa", b"\x55\0", b"\0", b"", None):
+        with pytest.raises(MeasurementRefused, match="measurements 35 differ"):
+            judged(gpu_report(DEVICE, decoder=state), items, rims=rims)
+
+
+def test_no_other_measurement_is_left_out_because_a_decoder_is_off() -> None:
+    driver = manifest(SIGNER, "999.01", {0: GOOD[1], 34: b"\x99" * 48})
+    with pytest.raises(MeasurementRefused, match="measurements 34 differ"):
+        judged(
+            gpu_report(DEVICE, decoder=b"\x55"),
+            {**ITEMS, DRIVER: driver},
+            rims=known(driver, VBIOS_XML),
+        )
+
+
 def test_a_manifest_is_verified_once_and_kept_by_its_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,6 +7,7 @@ trailing bytes. Which build of it judges is consensus: its version is pinned exa
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -25,6 +26,7 @@ from phala.attest.errors import (
 )
 from phala.attest.eventlog import check_log, decode_ccel, decode_dstack, identity
 from phala.attest.policy import Policy
+from phala.attest.quote import CERTIFIES_PCK_CHAIN, CERTIFIES_QE_REPORT
 from phala.attest.verdict import PlatformCode, TcbStatus, Verdict
 from phala.primitives.types import Hash, Moment
 
@@ -47,6 +49,11 @@ COLLATERAL_KEPT: Final = 16  # of about 40 KB each
 LOGS: Final = (BOOT_LOG, EVENT_LOG)
 
 VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # QE vendor id
+_SIGNATURE_AND_KEY_BYTES: Final = 64 + 64
+_QE_BYTES: Final = 384 + 64  # the quoting enclave's report, and its signature
+_CHAIN: Final = re.compile(
+    rb"(?:\s*-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----)+\s*\0*"
+)
 _HEADER_BYTES: Final = 48
 _SGX_BODY_BYTES: Final = 384
 _TDX_BODY_BYTES: Final = 584
@@ -194,7 +201,34 @@ def _layout(platform: PlatformCode, blob: bytes) -> _Layout:
         raise _malformed(f"{len(blob)} bytes where {whole} belong")
     if blob[whole:].strip(b"\0"):
         raise _malformed("something follows the quote")
+    _check_certification(platform, blob[end + 4 : whole])
     return _Layout(version, blob[start:end], blob[:end])
+
+
+def _check_certification(platform: PlatformCode, auth: bytes) -> None:
+    """4. Behind what is signed stand signature, key and what certifies it, and nothing else: the
+    library looks behind none of them, nor around the certificates.
+    """
+    certified = auth[_SIGNATURE_AND_KEY_BYTES:]
+    if platform is PlatformCode.TDX:
+        kind, certified, left = _part(certified, 0)
+        if kind != CERTIFIES_QE_REPORT or left.strip(b"\0"):
+            raise _malformed(f"certification of type {kind}, or something follows it")
+    size = int.from_bytes(certified[_QE_BYTES : _QE_BYTES + 2], "little")
+    kind, chain, left = _part(certified, _QE_BYTES + 2 + size)
+    if left.strip(b"\0"):
+        raise _malformed("something follows the platform's certificates")
+    if kind == CERTIFIES_PCK_CHAIN and _CHAIN.fullmatch(chain) is None:
+        raise _malformed("other things than certificates in PEM where the platform's belong")
+
+
+def _part(data: bytes, at: int) -> tuple[int, bytes, bytes]:
+    """Type and content of what begins there, and what follows."""
+    kind = int.from_bytes(data[at : at + 2], "little")
+    end = at + 6 + int.from_bytes(data[at + 2 : at + 6], "little")
+    if len(data) < max(end, at + 6):
+        raise _malformed(f"certification data of {len(data)} bytes, it says {end}")
+    return kind, data[at + 6 : end], data[end:]
 
 
 def _check_attributes(platform: PlatformCode, body: bytes, policy: Policy) -> None:

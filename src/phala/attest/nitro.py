@@ -2,7 +2,8 @@
 
 Source: AWS, "Verifying the root of trust", and RFC 9052. Checks, as numbered in `verify`:
 
-4a. The document is one COSE_Sign1 message, signed by ES384 as its protected header says.
+4a. The document is one COSE_Sign1 message in its shortest form, signed by ES384 as its protected
+    header says.
 4b. Its payload has every field that AWS documents, of the sizes that AWS documents.
 5.  The chain, the enclave's certificate and the bundle backwards, ends in AWS's root G1; each is
     signed by the next (P-384, SHA-384), may sign if it does, and is valid when the document was
@@ -43,6 +44,8 @@ from phala.primitives.types import Hash, Moment
 ROOT_G1: Final = "f2caf5ecc6190b4a8399b78bc58a2bbcd0382375db8a1bfd78a82743874fd225"
 
 _PROTECTED: Final = bytes.fromhex("a1013822")  # {1: -35}: ES384
+# Nothing of these is signed but the header's content; an NSM writes them in this one form.
+_TAG, _HEAD = b"\xd2", bytes.fromhex("8444a1013822a0")
 _SIGNATURE_CONTEXT: Final = b"\x84\x6aSignature1"  # then header, no external data, payload
 _FIELDS: Final = ("cabundle", "certificate", "digest", "module_id", "pcrs", "timestamp")
 _OPTIONAL: Final = {"public_key": 1024, "user_data": 512, "nonce": 512}
@@ -97,6 +100,9 @@ def _message(blob: bytes) -> tuple[bytes, bytes]:
         raise _malformed("the headers are not those of ES384")
     if not isinstance(payload, bytes) or not isinstance(signature, bytes) or len(signature) != 96:
         raise _malformed("payload or signature")
+    parts = map(cbor.encode_bytes, (payload, signature))
+    if blob.removeprefix(_TAG) != _HEAD + b"".join(parts):
+        raise _malformed("the message is written in another form than the shortest")
     return payload, signature
 
 

@@ -12,8 +12,10 @@ report_data must bind the report. Checks, as numbered in `verify`:
 6.  The device's key signed all but the last 96 bytes: P-384 with SHA-384.
 7.  Manifests are NVIDIA's, for the versions that the report names, and their signers are valid at
     `now`, or the policy lists the manifest by its hash.
-9.  Each measurement of a manifest is among the good ones. With a driver's and a VBIOS's manifest
-    (a switch has the latter alone) the device is up to date; with fewer nobody says so.
+9.  Each measurement of a manifest is among the good ones, but that of a video decoder which the
+    report says is off, as it is in confidential mode: NVIDIA's own verifiers leave it out, too.
+    With a driver's and a VBIOS's manifest (a switch has the latter alone) the device is up to
+    date; with fewer nobody says so.
 """
 
 import hashlib
@@ -53,7 +55,10 @@ _GET_MEASUREMENTS, _MEASUREMENTS = 0xE0, 0x60
 _DMTF: Final = 1
 _BLOCKS_MAX, _FIELDS_MAX = 255, 64
 _DRIVER_FIELD, _VBIOS_FIELD, _FWID_FIELD = 3, 6, 20
-_READ: Final = (_DRIVER_FIELD, _VBIOS_FIELD, _FWID_FIELD)
+# NVIDIA's nvtrust, verifier.py, and its attestation SDK: where this field says that the decoder
+# NVDEC0 is off, the measurement of that index is not what the driver's manifest tells.
+_DECODER_FIELD, _DECODER_OFF, _DECODER_INDEX = 11, b"\x55", 35
+_READ: Final = (_DRIVER_FIELD, _VBIOS_FIELD, _DECODER_FIELD, _FWID_FIELD)
 _FWID_DEPTH_MAX: Final = 4
 _SWITCH: Final = "SWITCH"  # a manifest's edition; a GPU's is "GPU"
 _DICE: Final = ("2.23.133.5.4.1", "2.23.133.5.4.1.1")  # TcbInfo, MultiTcbInfo
@@ -92,6 +97,11 @@ class Report:
     def is_switch(self) -> bool:
         """A switch has no driver of its own."""
         return not self.driver
+
+    @property
+    def decoder_is_off(self) -> bool:
+        """Whether a GPU says that its video decoder is off."""
+        return not self.is_switch and self.fields.get(_DECODER_FIELD) == _DECODER_OFF
 
 
 def verify_nvidia(
@@ -274,10 +284,13 @@ def _verified(document: bytes) -> Rim:
 
 
 def compare(report: Report, rim: Rim) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The manifest's indices of which the report's measurement is good, and of which it is not."""
+    """The manifest's indices of which the report's measurement is good, and of which it is not; 9
+    says which is in neither."""
     good: list[int] = []
     bad: list[int] = []
     for index in sorted(rim.measurements):
+        if index == _DECODER_INDEX and report.decoder_is_off:
+            continue
         known = report.blocks.get(index + 1) in rim.measurements[index]
         (good if known else bad).append(index)
     return tuple(good), tuple(bad)
@@ -302,6 +315,8 @@ def _verdict(report: Report, leaf: Certificate, given: Mapping[str, Rim]) -> Ver
         "the report does not say whether confidential mode is on: the measured guest must",
         "NVIDIA's revocation service was not asked",
     ]
+    if report.decoder_is_off and any(_DECODER_INDEX in rim.measurements for rim in given.values()):
+        notes.append(f"measurement {_DECODER_INDEX} was not compared: the video decoder is off")
     if not complete:
         notes.append("measurements were not all compared with NVIDIA's manifests")
     versions = {"driver": report.driver.encode(), "vbios": report.vbios.encode()}

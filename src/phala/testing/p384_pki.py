@@ -83,8 +83,13 @@ def gpu_report(
     nonce: bytes = NONCE,
     fwid: bytes | None = FWID,
     driver: bytes = b"999.01\0",
+    decoder: bytes | None = None,
 ) -> bytes:
-    """A GPU's report, signed."""
+    """A GPU's report, signed.
+
+    Args:
+        decoder: the state of the video decoder: 0x55 is off, 0xAA is on.
+    """
     given = {index: bytes([index]) * 48 for index in range(1, 9)} if blocks is None else blocks
     record = b"".join(
         bytes([index, 1])
@@ -95,6 +100,8 @@ def gpu_report(
         for index, value in given.items()
     )
     fields = {6: bytes.fromhex("005e009601000000"), **({3: driver} if driver else {})}
+    if decoder is not None:
+        fields[11] = decoder
     if fwid is not None:
         fields[20] = fwid
     opaque = b"".join(
