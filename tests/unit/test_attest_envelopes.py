@@ -110,6 +110,43 @@ def test_a_gateways_report_has_the_cpus_quote_and_each_gpus() -> None:
     assert len(open_evidence(json.dumps(GPUS).encode())) == 2
 
 
+def test_a_collection_of_messages_has_each_device() -> None:
+    """As NVIDIA's attestation SDK of 2026 writes it: base64 for addresses, without padding."""
+    device = {
+        "__cmwc_t": "tag:nvidia.com,2026:evidence-item/v1",
+        "evidence": ["application/vnd.nvidia.spdm-measurement-transcript",
+                     url(base64.b64decode(GPU["evidence"]))],
+        "certificate": ["application/vnd.nvidia.pem-cert-chain", url(DEVICE.pem), 4],
+        "nonce": ["application/octet-stream", "AA"],
+    }  # fmt: skip
+    head = {"__cmwc_t": "tag:nvidia.com,2026:x", "nonce": ["application/octet-stream", "AA"]}
+    found = open_evidence(json.dumps({**head, "gpu_0": device, "gpu_1": device}).encode())
+
+    assert [each.collateral for each in found] == [{nvidia.CHAIN: DEVICE.pem}] * 2
+    assert found[0] == open_evidence(json.dumps([GPU]).encode())[0]
+    for bad in ({}, {"gpu_0": {"evidence": 7}}, {"gpu_0": {**device, "certificate": ["a"]}},
+                {f"gpu_{index}": device for index in range(33)}):  # fmt: skip
+        with pytest.raises(EvidenceMalformed, match="collection"):
+            open_evidence(json.dumps({**head, **bad}).encode())
+
+
+def test_a_device_is_found_in_the_forms_of_other_tools() -> None:
+    """Confidential Containers' list; a report in hex under base64, certificates in plain PEM."""
+    (plain,) = open_evidence(json.dumps([GPU]).encode())
+    report = base64.b64decode(GPU["evidence"])
+    given = {"evidence": b64(report.hex().encode()), "certificate": DEVICE.pem.decode()}
+    assert open_evidence(json.dumps(given).encode()) == (plain,)
+    assert open_evidence(json.dumps({"device_evidence_list": [GPU]}).encode()) == (plain,)
+    assert open_evidence(json.dumps({"platform": "x", "evidence": GPUS}).encode()) == (plain,) * 2
+
+
+def test_a_chips_certificate_comes_with_its_report() -> None:
+    for key in (b64(KEY), pem(KEY).decode()):
+        given = {"platform": "snp", "evidence": {"attestation_report": b64(REPORT), "vcek": key}}
+        (opened,) = open_evidence(json.dumps(given).encode())
+        assert (opened.evidence.blob, opened.collateral) == (REPORT, {snp.KEY: KEY})
+
+
 def test_what_microsofts_service_takes_of_a_guest_is_taken_apart() -> None:
     keys = pem(KEY) + AMD.chain()
     given = {"SnpReport": url(REPORT), "VcekCertChain": url(keys)}

@@ -1,12 +1,15 @@
 """`phala verify` on evidence: the published verdicts, in words; any other file is a clear error."""
 
+import base64
 import hashlib
 import json
+import os
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ from phala.attest.errors import (
     RevocationRefused,
 )
 from phala.attest.nitro import verify_document
+from phala.cli import evidence_files
 from phala.cli.evidence import NonceRefused, check_nonce
 from phala.cli.main import main
 from phala.cli.verify import verify
@@ -305,6 +309,30 @@ def test_what_is_no_file_is_a_clear_error(tmp_path: Path) -> None:
         assert isinstance(error_of(run(name)), Invalid)
 
 
+def test_a_pipe_is_read_to_its_end_and_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence_files, "PATIENCE_S", 0.2)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "did not end within" in str(error_of(run(pipe)))
+    assert "did not end within" in str(error_of(run(GENOA, "--collateral", f"amd_key={pipe}")))
+
+    monkeypatch.setattr(evidence_files, "PATIENCE_S", 30.0)
+    halves = NITRO.read_bytes()[:2000], NITRO.read_bytes()[2000:]
+
+    def write() -> None:
+        with pipe.open("wb", buffering=0) as file:
+            for half in halves:
+                file.write(half)
+
+    writer = Thread(target=write)
+    writer.start()
+    error = error_of(run(pipe, "--now", NITRO_S + 10**6))
+    writer.join()
+    assert str(error) == str(error_of(run(NITRO, "--now", NITRO_S + 10**6)))
+
+
 def test_200_random_and_altered_files_never_trace(tmp_path: Path, lenient: Path) -> None:
     random = Random(5)
     sources = [SIMULATED, NITRO.read_bytes(), GENOA.read_bytes(), ReceiptChain().bundle().encode()]
@@ -454,6 +482,33 @@ def test_collateral_in_vendors_own_forms_is_known(tmp_path: Path) -> None:
 
     (item,) = document(run(quote, "--now", 1_761_920_231, "--json", *given))["items"]
     assert item["collateral"] == sorted(fields)
+
+
+def test_lists_may_come_in_hex_or_pem_and_by_name(tmp_path: Path) -> None:
+    """PCCS hands them out in hex, Intel's older library in PEM, and people name raw ones."""
+    fields = json.loads(read("intel/collateral/tdx-00806F050000-2025-10.json"))
+    raw = {name: bytes.fromhex(fields[name]) for name in ("root_ca_crl", "pck_crl")}
+    head, end = "-----BEGIN X509 CRL-----\n", "-----END X509 CRL-----\n"
+    pem = {name: head + base64.encodebytes(body).decode() + end for name, body in raw.items()}
+    rest = {name: text for name, text in fields.items() if name not in raw}
+    quote = ALL / "intel" / "quotes" / "tdx-v4-gcp-cos.bin"
+
+    def judged(**files: bytes | str) -> list[str]:
+        given: list[str] = []
+        for name, body in files.items():
+            path = tmp_path / name
+            path.write_bytes(body if isinstance(body, bytes) else body.encode())
+            given.append(f"--collateral={'' if name == 'all' else name + '='}{path}")
+        (item,) = document(run(quote, "--now", 1_761_920_231, "--json", *given))["items"]
+        return list(item["collateral"])
+
+    for files in (
+        {"all": json.dumps({**fields, **pem})},
+        {"all": json.dumps(rest), **raw},
+        {"all": json.dumps(rest), **pem},
+        {"all": json.dumps(rest), **{name: body.hex() + "\n" for name, body in raw.items()}},
+    ):
+        assert judged(**files) == sorted(fields)
 
 
 def test_a_nonce_of_nitros_may_stand_in_either_field() -> None:

@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from phala.attest import azure, intel, nvidia, snp
+from phala.attest import azure, dstack, intel, nvidia, snp
 from phala.attest.certs import decode_certificate, decode_pem
 from phala.attest.errors import AttestationError, EvidenceMalformed
-from phala.attest.eventlog import EVENTS_MAX, RUNTIME_EVENT
-from phala.attest.quote import VENDOR_SIMULATED
+from phala.attest.quote import VENDOR_SIMULATED, platform_of
 from phala.attest.verdict import PlatformCode
 from phala.attest.verify import Evidence
 
@@ -41,9 +40,14 @@ _BOMS: Final = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff"
 _GZIP: Final = b"\x1f\x8b"
 _TOKEN: Final = re.compile(rb"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 # What tools call a quote in JSON: dstack and clouds' verifiers, gateways to GPUs, guest agents.
-_QUOTES: Final = ("quote", "intel_quote", "tdx_quote", "sgx_quote", "Quote")
+_QUOTES: Final = (
+    *("quote", "intel_quote", "tdx_quote", "sgx_quote", "Quote"),
+    "attestation_report",
+)
 _DOCUMENTS: Final = ("attestation_document", "attestationDocument", "document")
-_INSIDE: Final = ("tdx", "sgx", "result")  # an object of those in another
+_INSIDE: Final = ("tdx", "sgx", "result", "evidence")  # an object of those in another
+_LISTS: Final = ("evidence_list", "device_evidence_list")  # of devices
+_WRAPPER: Final = "__cmwc_t"  # the type of a collection: draft-ietf-rats-msg-wrap
 _BOOT_LOG_MARK: Final = b"Spec ID Event03"
 _OF_CPUS: Final = ("quote", "Nitro document", "SEV-SNP report")
 
@@ -83,7 +87,7 @@ def open_quote(data: bytes) -> Opened:
 
 def open_dstack(data: bytes) -> Opened:
     """The evidence in dstack's versioned attestation, or `EvidenceMalformed`."""
-    return _of_dstack(data)
+    return Opened("dstack attestation", *dstack.read_dstack(data))
 
 
 def _unwrapped(data: bytes) -> bytes:
@@ -118,7 +122,7 @@ def _opened(data: bytes) -> Iterator[Opened]:
 def _of_bytes(data: bytes) -> Iterator[Opened]:
     first = int.from_bytes(data[:4], "little")
     if data[12:28] in (intel.VENDOR, VENDOR_SIMULATED):
-        yield Opened("quote", Evidence(_of_quote(data), data), {})
+        yield Opened("quote", Evidence(platform_of(data), data), {})
     elif data[:4] == b"HCLA":
         kind = int.from_bytes(data[0x4C8:0x4CC], "little")
         code = PlatformCode.AZURE_TDX if kind == 4 else PlatformCode.AZURE_SNP
@@ -131,15 +135,8 @@ def _of_bytes(data: bytes) -> Iterator[Opened]:
         report, table = data[: snp.REPORT_BYTES], data[snp.REPORT_BYTES :]
         collateral = _of_table(table) if table else {}
         yield Opened("SEV-SNP report", Evidence(PlatformCode.SEV_SNP, report), collateral)
-    elif data[:1] == b"\0" and len(data) > 200:
-        yield _of_dstack(data)
-
-
-def _of_quote(data: bytes) -> PlatformCode:
-    if data[12:28] == VENDOR_SIMULATED:
-        return PlatformCode.SIMULATED
-    is_tdx = int.from_bytes(data[4:8], "little") == 0x81
-    return PlatformCode.TDX if is_tdx else PlatformCode.SGX
+    elif (data[:1] == b"\0" and len(data) > 200) or dstack.is_map(data):
+        yield open_dstack(data)
 
 
 def _of_json(text: bytes) -> Iterator[Opened]:
@@ -170,18 +167,22 @@ def _of_fields(fields: Mapping[str, Any]) -> Iterator[Opened]:
         if len(found) != 1 or found[0].form not in _OF_CPUS:
             raise _malformed(f"{quotes[0]} in the JSON is no quote, report or document")
         form = "dstack quote" if "event_log" in fields else f"{found[0].form} in JSON"
-        yield Opened(form, found[0].evidence, {**found[0].collateral, **_log(fields)})
+        is_snp = found[0].evidence.platform is PlatformCode.SEV_SNP
+        more = _vcek(fields) if is_snp else _log(fields)
+        yield Opened(form, found[0].evidence, {**found[0].collateral, **more})
         if "nvidia_payload" in fields:
             yield from _of_gpus(fields["nvidia_payload"])
-    elif "evidence_list" in fields:
+    elif any(name in fields for name in _LISTS):
         yield from _of_gpus(fields)
+    elif _WRAPPER in fields:
+        yield from _of_wrapper(fields)
     elif "SnpReport" in fields:
         yield _of_microsoft(fields)
     elif documents:
         document = _base64(_text(fields, documents[0]))
         yield Opened("Nitro document", Evidence(PlatformCode.NITRO, document), {})
     elif "attestation" in fields:
-        yield _of_dstack(_hex(fields, "attestation"))
+        yield open_dstack(_hex(fields, "attestation"))
     elif "evidence" in fields and "certificate" in fields:
         yield _of_nvidia(fields)
     elif "detached_eat" in fields:
@@ -218,7 +219,8 @@ def _of_gpus(payload: Any) -> Iterator[Opened]:
             payload = json.loads(payload)
         except (ValueError, RecursionError):
             raise _malformed("the GPUs' JSON") from None
-    listed = _object(payload).get("evidence_list")
+    fields = _object(payload)
+    listed = next((fields[name] for name in _LISTS if name in fields), None)
     if not isinstance(listed, list) or not 0 < len(listed) <= ITEMS_MAX:
         raise _malformed(f"a list of GPUs that has not 1 to {ITEMS_MAX} items")
     for item in listed:
@@ -237,10 +239,27 @@ def _of_microsoft(fields: Mapping[str, Any]) -> Opened:
     return Opened("SEV-SNP report", Evidence(PlatformCode.SEV_SNP, report), collateral)
 
 
+def _of_wrapper(fields: Mapping[str, Any]) -> Iterator[Opened]:
+    """A collection of conceptual messages, as NVIDIA's attestation SDK writes it since 2026: each
+    value is a list of its media type and itself (draft-ietf-rats-msg-wrap)."""
+    items = [each for each in fields.values() if isinstance(each, dict) and "evidence" in each]
+    if not 0 < len(items) <= ITEMS_MAX:
+        raise _malformed(f"{len(items)} devices in a collection, not 1 to {ITEMS_MAX}")
+    for item in items:
+        pairs = {name: item.get(name) for name in ("evidence", "certificate")}
+        for name, pair in pairs.items():
+            if not isinstance(pair, list) or len(pair) not in (2, 3):
+                raise _malformed(f"{name} in a collection is no pair of type and value")
+        yield _of_nvidia({name: pair[1] for name, pair in pairs.items() if pair})
+
+
 def _of_nvidia(fields: Mapping[str, Any]) -> Opened:
     """An item of NVIDIA's attestation SDK."""
-    report = _base64(_text(fields, "evidence"))
-    chain = _base64(_text(fields, "certificate"))
+    report, certificates = _base64(_text(fields, "evidence")), _text(fields, "certificate")
+    if (match := _HEX.fullmatch(report.strip())) is not None:
+        report = bytes.fromhex(match[1].decode())
+    pem = certificates.lstrip().startswith("-----BEGIN")
+    chain = _utf8(certificates) if pem else _base64(certificates)
     return Opened("NVIDIA evidence", Evidence(PlatformCode.NVIDIA, report), {nvidia.CHAIN: chain})
 
 
@@ -254,16 +273,23 @@ def _of_azure(fields: Mapping[str, Any]) -> Opened:
         azure.QUOTE: _hex(tpm, "message"),
         azure.SIGNATURE: _hex(tpm, "signature"),
         azure.PCRS: b"".join(_hex({"pcr": each}, "pcr") for each in pcrs),
+        **_vcek(fields),
     }
     code = PlatformCode.AZURE_SNP
     if "td_quote" in fields:
         code = PlatformCode.AZURE_TDX
         collateral[azure.TD_QUOTE] = _blob(fields, "td_quote")
-    elif "vcek" in fields:
-        key = _text(fields, "vcek")
-        pem = key.startswith("-----BEGIN")
-        collateral[snp.KEY] = decode_pem(_utf8(key))[0].der if pem else _base64(key)
+        collateral.pop(snp.KEY, None)
     return Opened("Azure evidence", Evidence(code, report), collateral)
+
+
+def _vcek(fields: Mapping[str, Any]) -> dict[str, bytes]:
+    """The certificate of a chip's key beside its report, in PEM or in DER as base64."""
+    if fields.get("vcek") is None:
+        return {}
+    key = _text(fields, "vcek")
+    pem = key.lstrip().startswith("-----BEGIN")
+    return {snp.KEY: decode_pem(_utf8(key))[0].der if pem else _base64(key)}
 
 
 def _of_table(table: bytes) -> dict[str, bytes]:
@@ -282,95 +308,6 @@ def _of_table(table: bytes) -> dict[str, bytes]:
     if "ASK" in found and "ARK" in found:
         collateral[snp.CHAIN] = _pem(found["ASK"]) + _pem(found["ARK"])
     return collateral
-
-
-def _of_dstack(data: bytes) -> Opened:
-    """dstack's versioned attestation, SCALE: version 0, then the platform's number.
-
-    TDX, 0: quote, then events. Nitro, 2: document. SEV-SNP, 3: report, then certificates in PEM,
-    in any order. What follows, the description of the machine, proves nothing and is left.
-    """
-    reader = _Scale(data, 2)
-    match data[:2]:
-        case b"\0\0":
-            quote = reader.string()
-            if not quote:
-                raise _malformed("a dstack attestation of nothing")
-            log = json.dumps([_dstack_event(reader) for _ in range(reader.count(EVENTS_MAX))])
-            return Opened(
-                "dstack attestation",
-                Evidence(_of_quote(quote), quote),
-                {intel.EVENT_LOG: _measured(log)},
-            )
-        case b"\0\2":
-            return Opened("dstack attestation", Evidence(PlatformCode.NITRO, reader.string()), {})
-        case b"\0\3":
-            report = reader.string()
-            chains = [decode_pem(reader.string()) for _ in range(reader.count(8))]
-            named = {each.common_name: each.der for chain in chains for each in chain}
-            collateral = {}
-            for name, der in named.items():
-                if name in ("SEV-VCEK", "SEV-VLEK"):
-                    collateral[snp.KEY] = der
-            above = sorted(
-                (name for name in named if name[:4] in ("SEV-", "ARK-")),
-                key=lambda name: name.startswith("ARK-"),
-            )
-            rest = [named[name] for name in above if name not in ("SEV-VCEK", "SEV-VLEK")]
-            if rest:
-                collateral[snp.CHAIN] = b"".join(map(_pem, rest))
-            return Opened("dstack attestation", Evidence(PlatformCode.SEV_SNP, report), collateral)
-        case _:
-            raise _malformed(f"a dstack attestation of the form {data[:2].hex()}")
-
-
-def _dstack_event(reader: "_Scale") -> dict[str, Any]:
-    return {
-        "imr": reader.number(),
-        "event_type": reader.number(),
-        "digest": reader.string().hex(),
-        "event": reader.string().decode("utf-8", "replace"),
-        "event_payload": reader.string().hex(),
-    }
-
-
-def _measured(log: str) -> bytes:
-    """Without boot events that were picked by name: of those registers the log tells but a part."""
-    events = json.loads(log)
-    picked = any(each["event"] and each["event_type"] != RUNTIME_EVENT for each in events)
-    kept = [each for each in events if not picked or each["event_type"] == RUNTIME_EVENT]
-    return json.dumps(kept).encode()
-
-
-class _Scale:
-    """As much of SCALE as that attestation needs, on bytes of a stranger's."""
-
-    def __init__(self, data: bytes, at: int) -> None:
-        self.data = data
-        self.at = at
-
-    def number(self) -> int:
-        return int.from_bytes(self._take(4), "little")
-
-    def count(self, most: int) -> int:
-        first = self.data[self.at : self.at + 1]
-        size = {0: 1, 1: 2, 2: 4}.get(first[0] & 3, 0) if first else 0
-        if size == 0:
-            raise _malformed(f"the length at byte {self.at}")
-        number = int.from_bytes(self._take(size), "little") >> 2
-        if number > most:
-            raise _malformed(f"{number} items at byte {self.at}")
-        return number
-
-    def string(self) -> bytes:
-        return self._take(self.count(ENVELOPE_BYTES_MAX))
-
-    def _take(self, size: int) -> bytes:
-        taken = self.data[self.at : self.at + size]
-        if len(taken) != size:
-            raise _malformed(f"it ends before byte {self.at + size}")
-        self.at += size
-        return taken
 
 
 def certificates(data: bytes) -> tuple[bytes, ...]:

@@ -7,6 +7,7 @@ it exactly. Source: Intel TDX DCAP Quote Library API, appendix A.3 (version 4).
 from dataclasses import dataclass
 from typing import Annotated, Final
 
+from phala.attest.verdict import PlatformCode
 from phala.codec import U16, U32, U64, Descriptor, FixedBytes
 from phala.primitives.types import scale
 
@@ -94,3 +95,11 @@ SIGNED_BYTES: Final = 48 + 584
 QUOTE_BYTES: Final = 48 + 584 + 4 + 64 + 64 + 2 + 4 + 384 + 64 + 2 + 2 + 4
 AUTH_BYTES: Final = QUOTE_BYTES - SIGNED_BYTES - 4
 CERTIFICATION_BYTES: Final = AUTH_BYTES - 64 - 64 - 2 - 4
+
+
+def platform_of(quote: bytes) -> PlatformCode:
+    """Whose quote it says that it is, of whatever version; nothing is judged."""
+    if quote[12:28] == VENDOR_SIMULATED:
+        return PlatformCode.SIMULATED
+    is_tdx = int.from_bytes(quote[4:8], "little") == TEE_TDX
+    return PlatformCode.TDX if is_tdx else PlatformCode.SGX

@@ -5,7 +5,11 @@ Nothing is trusted for its name here: an item that is called what it is not fail
 
 import binascii
 import json
+import os
 import re
+import select
+import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -26,10 +30,12 @@ NAMES: Final = tuple(
     )
 )
 FILES_MAX: Final = 32
+PATIENCE_S: Final = 5.0  # with what is no regular file: a pipe may have no writer, or an idle one
 _NVIDIA: Final = (PlatformCode.NVIDIA,)
 _PEM_CRL: Final = re.compile(
     rb"\s*-----BEGIN X509 CRL-----([A-Za-z0-9+/=\s]+)-----END X509 CRL-----\s*"
 )
+_HEX_LIST: Final = re.compile(rb"\s*30(?:[0-9a-fA-F]{2})+\s*")
 _VBIOS_VERSION: Final = re.compile(rb'colloquialVersion="[0-9A-Fa-f]{2}(\.[0-9A-Fa-f]{2}){4}"')
 _RIM_HEAD_BYTES: Final = 4096
 _CCEL_HEAD: Final = b"Spec ID Event03"
@@ -43,11 +49,17 @@ def read_bounded(path: Path, most: int, what: str) -> bytes:
     """The file's bytes, at most one more than `most`: whoever judges them says what is too long.
 
     Raises:
-        Invalid: it is a folder, is absent, cannot be read, or is empty.
+        Invalid: it is a folder, is absent, cannot be read, or is empty; or it is a pipe or a device
+            into which nobody writes.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
+        file = os.open(
+            path, os.O_RDONLY | os.O_NONBLOCK
+        )  # who opens a pipe would wait for a writer
+        try:
+            data = _read(file, most + 1, f"{what} {str(path)!r}")
+        finally:
+            os.close(file)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         reason = error.strerror if isinstance(error, OSError) else "no name of a file"
         raise Invalid(
@@ -56,6 +68,30 @@ def read_bounded(path: Path, most: int, what: str) -> bytes:
     if not data:
         raise Invalid(f"{what} {str(path)!r} is empty", mend="name a file with something in it")
     return data
+
+
+def _read(file: int, most: int, what: str) -> bytes:
+    """At most that many bytes: all of a regular file, or what comes out of a pipe until it ends."""
+    regular = stat.S_ISREG(os.fstat(file).st_mode)
+    until = time.monotonic() + PATIENCE_S
+    ready = select.poll()
+    ready.register(file, select.POLLIN)
+    found = bytearray()
+    while len(found) < most:
+        left_ms = 1000 * (until - time.monotonic())
+        if not regular and (left_ms <= 0 or not ready.poll(left_ms)):
+            raise Invalid(
+                f"{what} did not end within {PATIENCE_S:g} s",
+                mend="name a file, or a pipe that ends",
+            )
+        try:
+            part = os.read(file, most - len(found))
+        except BlockingIOError:  # another reader was faster
+            continue
+        if not part:
+            break
+        found += part
+    return bytes(found)
 
 
 def read_collateral(files: tuple[str, ...], platform: int) -> dict[str, bytes]:
@@ -79,7 +115,9 @@ def read_collateral(files: tuple[str, ...], platform: int) -> dict[str, bytes]:
                 f"the collateral {str(path)!r} has more than {COLLATERAL_BYTES_MAX} bytes",
                 mend="give the collateral of this evidence alone",
             )
-        found = {name: data} if named else items_of(data, platform)
+        found = items_of(data, platform)
+        if named and name not in found:  # a file that is of another form than the name's own
+            found = {name: data}
         if not found:
             raise Invalid(
                 f"nobody can tell what collateral {str(path)!r} is",
@@ -131,6 +169,8 @@ def items_of(data: bytes, platform: int) -> dict[str, bytes]:
         if text[:1] == b"<":
             vbios = _VBIOS_VERSION.search(text[:_RIM_HEAD_BYTES]) is not None
             return {nvidia.VBIOS if vbios else nvidia.DRIVER: data}
+        if _HEX_LIST.fullmatch(data) is not None:  # as caching services hand lists out
+            return _of_revocations(bytes.fromhex(text.decode()))
         if (match := _PEM_CRL.fullmatch(data)) is not None:
             return _of_revocations(binascii.a2b_base64(match[1]))
         if text.startswith(b"-----BEGIN"):
@@ -171,7 +211,9 @@ def _of_azure(document: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _item(name: str, value: str) -> bytes:
-    """What is DER stands in JSON as hex."""
+    """What is DER stands in JSON as hex; lists of Intel's may stand in PEM."""
+    if (match := _PEM_CRL.fullmatch(value.encode())) is not None:
+        return _of_revocations(binascii.a2b_base64(match[1])).get(name, b"")
     return bytes.fromhex(value) if name in _BINARY else value.encode()
 
 
