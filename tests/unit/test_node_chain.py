@@ -1,8 +1,12 @@
 """Blocks, states and proofs on disk, without a runtime: what is read back is what was written."""
 
+import os
 import random
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -13,11 +17,14 @@ from phala.crypto.hashes import blake2_256
 from phala.errors import PhalaError
 from phala.node.blobs import decode_changes, decode_list, encode_changes, encode_list
 from phala.node.chain import Chain, Pruned, UnknownBlock
+from phala.node.halves import ACCOUNTS, HalfGone, OtherHalf
 from phala.node.store import Damaged, OtherChain, OtherFormat, Store
 from phala.primitives.header import Header
 from phala.primitives.types import BlockNumber, Hash
 from phala.trie import EMPTY_ROOT, DictBase, Layout, Trie, read_proof
+from phala.trie.branch import Opening
 
+T = TypeVar("T")
 START = {b"account/%02d" % each: b"balance" * each for each in range(1, 20)}
 WINDOW = 6
 
@@ -135,6 +142,103 @@ def test_proofs_are_made_at_every_block_of_the_window(store: Store) -> None:
         assert found == {key: written.states[number].get(key) for key in keys}
     with pytest.raises(Pruned, match="the oldest kept is 14"):
         written.chain.prove(keys, BlockNumber(3))
+
+
+def test_proofs_of_the_blocks_before_a_restart_are_the_same(store: Store) -> None:
+    written = Written(store, seed=8)
+    for _ in range(20):
+        written.block()
+    keys = [b"account/%02d" % each for each in range(1, 41)]
+    numbers = [BlockNumber(each) for each in (18, 20, 14, 16, 19)]
+    before = [written.chain.prove(keys, each) for each in numbers]
+
+    again = written.chain = Chain(store)
+
+    assert [again.prove(keys, each) for each in numbers] == before
+    with pytest.raises(Pruned, match="the oldest kept is 14"):
+        again.prove(keys, BlockNumber(13))
+    written.block()  # which folds one whose trie was made late
+    assert again.prove(keys, numbers[3]) == before[3]
+
+
+def test_a_chain_goes_on_from_a_restart_before_any_proof_was_asked_for(store: Store) -> None:
+    written = Written(store, seed=9)
+    for _ in range(20):
+        written.block()
+    written.chain = Chain(store)
+    for _ in range(2 * WINDOW):
+        written.block()
+
+    check(written.chain, written.states)
+
+
+def account(number: int) -> bytes:
+    who = number.to_bytes(32, "little")
+    return ACCOUNTS + blake2_256(who)[:16] + who
+
+
+def large(folder: Path) -> Store:
+    return created(folder, START | {account(each): b"%d" % each * 20 for each in range(500)})
+
+
+def test_two_processes_build_the_trie_that_one_builds(tmp_path: Path) -> None:
+    half = OtherHalf.start(tmp_path / "db")
+    store = large(tmp_path / "db")
+    asked = [account(each) for each in range(500)] + [*START, b"zzz"]
+    with half_used(half) as taken:
+        chain = Chain(store, half=half)
+
+    assert taken == [True]
+    assert chain.prove(asked, BlockNumber(0)) == Chain(store).prove(asked, BlockNumber(0))
+    store.close()
+
+
+def test_where_the_other_process_is_gone_one_builds_the_trie(tmp_path: Path) -> None:
+    half = OtherHalf.start(tmp_path / "db")
+    os.kill(half.pid, signal.SIGKILL)
+    store = large(tmp_path / "db")
+    with half_used(half) as taken:
+        chain = Chain(store, half=half)
+
+    assert taken == [False]
+    assert chain.trie_at(BlockNumber(0)).root == chain.head.state_root
+    store.close()
+
+
+def test_a_state_of_few_accounts_needs_no_other_process(tmp_path: Path) -> None:
+    store = created(tmp_path / "db", START)
+    half = OtherHalf.start(tmp_path / "db")
+    with half_used(half) as taken:
+        chain = Chain(store, half=half)
+
+    assert taken == []
+    assert chain.trie_at(BlockNumber(0)).root == chain.head.state_root
+    store.close()
+
+
+@contextmanager
+def half_used(half: OtherHalf) -> Iterator[list[bool]]:
+    """Whether each attempt to take its part succeeded."""
+    taken: list[bool] = []
+    take, begin = half.take, half.begin
+
+    def noted(call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except HalfGone:
+            taken.append(False)
+            raise
+
+    def noted_take() -> Opening:
+        found = noted(take)
+        taken.append(True)
+        return found
+
+    half.take, half.begin = noted_take, lambda: noted(begin)  # type: ignore[method-assign]
+    try:
+        yield taken
+    finally:
+        half.close()
 
 
 def test_a_pruned_state_is_refused_and_its_block_is_not(store: Store) -> None:

@@ -24,6 +24,8 @@ from phala.trie import (
     read_proof,
     root_of,
 )
+from phala.trie.branch import build_part
+from phala.trie.parts import decode_part, encode_part
 
 HERE = Path(__file__).parents[2]
 COMMITTED = HERE / "vectors" / "substrate"
@@ -153,6 +155,43 @@ def test_a_trie_built_at_once_has_the_oracles_root(
     items: dict[bytes, bytes], layout: Layout
 ) -> None:
     assert root_of(list(items.items()), layout) == oracle_root(items, layout)
+
+
+TAILS = st.lists(st.integers(0, 255), max_size=3).map(bytes)
+
+
+@given(
+    around=st.dictionaries(KEYS, VALUES, max_size=12),
+    below=st.dictionaries(TAILS, VALUES, max_size=30),
+    front=st.sampled_from([b"", b"\x26", b"\x26\xaa" * 8]),
+    nibble=st.integers(1, 15),
+    layout=st.sampled_from(Layout),
+)
+def test_a_trie_of_which_another_makes_a_part_is_the_same(
+    around: dict[bytes, bytes],
+    below: dict[bytes, bytes],
+    front: bytes,
+    nibble: int,
+    layout: Layout,
+) -> None:
+    middle, depth = front + bytes((nibble << 4,)), 2 * len(front)
+    items = dict(sorted((around | {front + tail: value for tail, value in below.items()}).items()))
+    inside = [each for each in items.items() if each[0].startswith(front) and each[0] >= middle]
+    before = [each for each in items.items() if each[0] < middle]
+    after = [each for each in items.items() if each[0] >= middle and each not in inside]
+    part = build_part(iter(inside), layout, depth)
+    if part is None or not any(key.startswith(front) for key, _ in before):
+        return  # nobody would ask for it
+
+    made = Trie.build_around(
+        iter(before), lambda: decode_part(encode_part(part)), iter(after), layout, depth
+    )
+
+    whole, base = Trie.build(items.items(), layout), DictBase(items)
+    assert made.root == whole.root
+    assert made.prove(list(items), base) == whole.prove(list(items), base)
+    changes = [(key, b"changed") for key in items]
+    assert made.update(changes, base).root == whole.update(changes, base).root
 
 
 def test_the_empty_trie() -> None:

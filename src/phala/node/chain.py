@@ -12,10 +12,11 @@ from typing import Final
 
 from phala.errors import Refused
 from phala.node.blobs import Changes
+from phala.node.halves import OtherHalf, build_trie
 from phala.node.store import Damaged, Store, StoredBlock
 from phala.primitives.header import Header
 from phala.primitives.types import BlockNumber, Hash
-from phala.trie import Layout, Trie
+from phala.trie import Trie
 
 WINDOW_BLOCKS: Final = 256  # blocks below the head whose state and proofs are at hand
 WINDOW_KEYS_MAX: Final = 100_000  # changed in the window, some 150 MB: above it is shorter
@@ -249,8 +250,10 @@ class View:
 class Chain(View):
     """The chain with its trie, as the one process has it that writes."""
 
-    def __init__(self, store: Store, *, archive: bool = False) -> None:
-        """Read what the store holds and build the trie.
+    def __init__(
+        self, store: Store, *, archive: bool = False, half: OtherHalf | None = None
+    ) -> None:
+        """Read what the store holds and build the trie, with `half` where it is there.
 
         Raises:
             Damaged: the state does not have the root that the head's header says.
@@ -259,15 +262,14 @@ class Chain(View):
         self.others_at: int | None = None  # where a view in another process is; None: there is none
         self._tries: dict[int, Trie] = {}
         self._next: Trie | None = None  # the head's with changes, from `root_with` to `append`
-        self._replay()
+        self._begin(build_trie(store, half))
 
-    def _replay(self) -> None:
-        trie = Trie.build(self.store.flat_items(), Layout.V1)
-        self._tries[self.folded] = trie
-        for number in range(self.folded + 1, self.head.number + 1):
-            changes = tuple(self._changed[number].items())
-            trie = trie.update(changes, StateView(self, BlockNumber(number - 1)))
-            self._tries[number] = trie
+    def _begin(self, folded: Trie) -> None:
+        """Of the window's blocks the last alone has a trie: what they all changed is often the
+        same. `trie_at` makes the others."""
+        changes = sorted(self._recent.items())
+        trie = folded.update(changes, StateView(self, self.folded))
+        self._tries[self.head.number] = trie
         if trie.root != self.head.state_root:
             raise Damaged(
                 f"the state's root is 0x{trie.root.hex()}, block {self.head.number} says "
@@ -276,11 +278,22 @@ class Chain(View):
             )
 
     def trie_at(self, number: BlockNumber) -> Trie:
-        """Raises `Pruned`: proofs are made for the window alone."""
-        found = self._tries.get(number)
-        if found is None:
-            raise Pruned(number, min(self._tries))
-        return found
+        """From the next later one that there is, by what each block replaced.
+
+        Raises:
+            Pruned: proofs are made for the window alone.
+        """
+        if not self.folded <= number <= self.head.number:
+            raise Pruned(number, self.folded)
+        tries, known = self._tries, number
+        while known not in tries:
+            known = BlockNumber(known + 1)
+        trie = tries[known]
+        for later in range(known, number, -1):
+            at = BlockNumber(later)
+            trie = trie.update(self.store.undo(at), StateView(self, at))
+            tries[later - 1] = trie
+        return trie
 
     def prove(self, keys: Sequence[bytes], number: BlockNumber) -> tuple[bytes, ...]:
         return self.trie_at(number).prove(keys, self.state_at(number))
@@ -311,7 +324,7 @@ class Chain(View):
         block = StoredBlock(header, body, changes, undo, messages)
         self.store.commit(block, folding=folding, keep=self.archive)
         for number in folding:
-            del self._tries[number - 1]
+            self._tries.pop(number - 1, None)
         self._tries[header.number] = trie
         growth = Growth(
             header,
@@ -323,8 +336,9 @@ class Chain(View):
         return growth
 
     def shrink(self, number: BlockNumber) -> None:
+        assert number in self._tries, "ask for it before the store forgets what came after it"
         for above in range(number + 1, self.head.number + 1):
-            del self._tries[above]
+            self._tries.pop(above, None)
         self._next = None
         super().shrink(number)
 

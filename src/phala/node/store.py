@@ -456,9 +456,20 @@ class Store:
     def flat(self, key: bytes) -> bytes | None:
         return self._get("flat", key) if 0 < len(key) <= KEY_BYTES_MAX else None
 
-    def flat_items(self) -> Iterator[tuple[bytes, bytes]]:
+    def flat_items(
+        self, start: bytes = b"", end: bytes | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """In order, from a key on, up to another without it."""
         with self._cursor("flat") as cursor:
-            yield from cursor
+            if start and not cursor.set_range(start):
+                return
+            if end is None:
+                yield from cursor
+                return
+            for item in cursor:
+                if item[0] >= end:
+                    return
+                yield item
 
     def flat_keys(self, prefix: bytes, start: bytes = b"") -> Iterator[bytes]:
         """Keys that start with `prefix`, in order, from `start` on."""

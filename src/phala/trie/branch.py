@@ -4,7 +4,7 @@ Most branches have leaves below them and nothing else. Of those the encoded byte
 with a million accounts that is three branches in four.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from phala.crypto.hashes import blake2_256
@@ -23,6 +23,9 @@ from phala.trie.encoding import (
 NIBBLES: Final = "0123456789abcdef"
 VALUES: Final[dict[str, int]] = {digit: value for value, digit in enumerate(NIBBLES)}
 POPULATION: Final[list[int]] = [bit.bit_count() for bit in range(1 << 16)]
+FRONT_BYTES: Final = 32  # of a pallet's item: most keys share it with the one before them
+BYTE: Final[list[bytes]] = [bytes((value,)) for value in range(256)]
+HASH_FRONT: Final = BYTE[32 << 2]  # stands before a child's hash
 SIZE_BITS: Final = 0x3F  # of a plain branch's first byte; all set: the path's size goes on
 
 
@@ -154,14 +157,14 @@ class Opening:
     """A branch whose children are still coming, in order. Its own path is the first `depth` nibbles
     of `key`, a key below it."""
 
-    __slots__ = ("bitmap", "body", "depth", "key", "kidmap", "kids", "own")
+    __slots__ = ("bitmap", "depth", "key", "kidmap", "kids", "names", "own")
 
     def __init__(self, depth: int, key: bytes) -> None:
         self.depth = depth
         self.key = key
         self.own: tuple[bytes, bool] | None = None
         self.bitmap = 0
-        self.body = bytearray()  # the children's names
+        self.names: list[bytes] = []  # of the children, as the node has them
         self.kidmap = 0
         self.kids: list[Kid] = []
 
@@ -169,29 +172,25 @@ class Opening:
         """One more child, by its bytes."""
         self.bitmap |= 1 << nibble
         if len(node) < 32:
-            self.body.append(len(node) << 2)
-            self.body += node
+            self.names.append(bytes((len(node) << 2,)))
+            self.names.append(node)
         else:
-            self.body.append(128)
-            self.body += blake2_256(node)
+            self.names.append(HASH_FRONT)
+            self.names.append(blake2_256(node))
 
     def finish(self, above: int) -> Branch:
         """The branch, all of whose children have come, below the first `above` nibbles."""
-        own = self.own
-        part = self.key.hex()[above : self.depth] if self.depth > above else ""
-        if own is None:
-            out = bytearray(header(BRANCH, len(part)))
-        else:
-            out = bytearray(header(BRANCH_HASHED if own[1] else BRANCH_VALUE, len(part)))
+        own, bitmap, depth = self.own, self.bitmap, self.depth
+        part = self.key.hex()[above:depth] if depth > above else ""
+        kind = BRANCH if own is None else BRANCH_HASHED if own[1] else BRANCH_VALUE
+        front = header(kind, depth - above)
         if part:
-            out += packed(part)
-        out.append(self.bitmap & 255)
-        out.append(self.bitmap >> 8)
+            front += packed(part)
+        front += BYTE[bitmap & 255] + BYTE[bitmap >> 8]
         if own is not None:
-            out += own[0]
-        offset = len(out)
-        out += self.body
-        return Branch(part, own, self.bitmap, self.kidmap, tuple(self.kids), offset, bytes(out))
+            front += own[0]
+        encoded = front + b"".join(self.names)
+        return Branch(part, own, bitmap, self.kidmap, tuple(self.kids), len(front), encoded)
 
 
 def nibble_at(key: bytes, depth: int) -> int:
@@ -199,10 +198,9 @@ def nibble_at(key: bytes, depth: int) -> int:
     return byte & 15 if depth & 1 else byte >> 4
 
 
-def shared_nibbles(one: bytes, other: bytes) -> int:
-    """How many nibbles two keys begin with alike."""
+def shared_nibbles(one: bytes, other: bytes, at: int) -> int:
+    """How many nibbles two keys begin with alike, whose first `at` bytes are."""
     most = min(len(one), len(other))
-    at = 32 if most > 32 and one[:32] == other[:32] else 0  # a pallet's item
     while at < most and one[at] == other[at]:
         at += 1
     if at < most and one[at] >> 4 == other[at] >> 4:
@@ -210,43 +208,122 @@ def shared_nibbles(one: bytes, other: bytes) -> int:
     return 2 * at
 
 
-def build(items: Iterable[tuple[bytes, bytes]], layout: Layout, depth: int = 0) -> Built:
-    """The subtree of items sorted by key, each key once, which all share their first `depth`
-    nibbles. Items are taken one by one; memory holds branches alone."""
-    coming: Iterator[tuple[bytes, bytes]] = iter(items)
-    item = next(coming, None)
-    if item is None:
-        return None, None
-    key, value = item
-    stack: list[Opening] = []
-    outside = depth - 1  # what the first and the last share with those before and after them
-    before = outside
+def _close(stack: list[Opening], after: int, outside: int) -> Branch | None:
+    """End the branches that have nothing more to come: what comes next shares `after` nibbles with
+    what came. The branch that is left, where that is no more than what is `outside`."""
+    top = stack[-1]
+    while top.depth > after:
+        stack.pop()
+        above = max(after, stack[-1].depth if stack else outside)
+        branch = top.finish(above + 1)
+        if above == outside:
+            return branch
+        if not stack or stack[-1].depth < above:
+            stack.append(Opening(above, top.key))
+        nibble = nibble_at(top.key, above)
+        top = stack[-1]
+        top.add(nibble, branch.encoded)
+        top.kidmap |= 1 << nibble
+        top.kids.append(closed(branch))
+    return None
+
+
+def _grow(
+    stack: list[Opening],
+    first: tuple[bytes, bytes],
+    coming: Iterator[tuple[bytes, bytes]],
+    layout: Layout,
+    outside: int,
+    before: int,
+    end: int,
+) -> Built:
+    """Let items come. The first shares `before` nibbles with what came before it, the last `end`
+    with what comes later, all of them more than `outside` with each other."""
+    key, value = first
+    front = key[:FRONT_BYTES]
     while True:
         item = next(coming, None)
-        after = outside if item is None else shared_nibbles(key, item[0])
+        if item is None:
+            after = end
+        else:
+            following = item[0]
+            if following[:FRONT_BYTES] == front:
+                after = shared_nibbles(key, following, len(front))
+            else:
+                after = shared_nibbles(key, following, 0)
+                front = following[:FRONT_BYTES]
         if after > before:
             stack.append(Opening(after, key))
         if not stack:
-            return None, encode_leaf_at(layout, key, depth, value)
+            return None, encode_leaf_at(layout, key, outside + 1, value)
         top = stack[-1]
         if len(key) * 2 == top.depth:
             top.own = value_part(layout, value)
         else:
             below = encode_leaf_at(layout, key, top.depth + 1, value)
             top.add(nibble_at(key, top.depth), below)
-        while top.depth > after:
-            stack.pop()
-            above = max(after, stack[-1].depth if stack else outside)
-            branch = top.finish(above + 1)
-            if above == outside:
+        if top.depth > after:
+            branch = _close(stack, after, outside)
+            if branch is not None:
                 return branch, None
-            if not stack or stack[-1].depth < above:
-                stack.append(Opening(above, top.key))
-            nibble = nibble_at(top.key, above)
-            top = stack[-1]
-            top.add(nibble, branch.encoded)
-            top.kidmap |= 1 << nibble
-            top.kids.append(closed(branch))
-        assert item is not None
+        if item is None:
+            return None, None
         key, value = item
         before = after
+
+
+def build(items: Iterable[tuple[bytes, bytes]], layout: Layout, depth: int = 0) -> Built:
+    """The subtree of items sorted by key, each key once, which all share their first `depth`
+    nibbles. Items are taken one by one; memory holds branches alone."""
+    coming: Iterator[tuple[bytes, bytes]] = iter(items)
+    first = next(coming, None)
+    if first is None:
+        return None, None
+    outside = depth - 1
+    return _grow([], first, coming, layout, outside, outside, outside)
+
+
+def build_part(items: Iterable[tuple[bytes, bytes]], layout: Layout, depth: int) -> Opening | None:
+    """The branch that is `depth` nibbles deep, with those of its children alone that are above
+    these items, which share so many nibbles. None: there are no items."""
+    coming: Iterator[tuple[bytes, bytes]] = iter(items)
+    first = next(coming, None)
+    if first is None:
+        return None
+    stack = [Opening(depth, first[0])]
+    _grow(stack, first, coming, layout, depth - 1, depth, depth)
+    return stack[0]
+
+
+def build_around(
+    before: Iterable[tuple[bytes, bytes]],
+    take: Callable[[], Opening],
+    after: Iterable[tuple[bytes, bytes]],
+    layout: Layout,
+    depth: int,
+) -> Built:
+    """The whole trie of items of which those in the middle are in the part that `take` gives, once
+    all `before` have come.
+
+    Those in the middle share their first `depth` nibbles. The last of those before shares so many
+    with them and no more, the first of those after fewer.
+    """
+    coming: Iterator[tuple[bytes, bytes]] = iter(before)
+    first = next(coming, None)
+    assert first is not None
+    stack: list[Opening] = []
+    _grow(stack, first, coming, layout, -1, -1, depth)
+    top, part = stack[-1], take()
+    assert top.depth == part.depth == depth
+    assert top.bitmap < part.bitmap & -part.bitmap  # its children come first
+    top.bitmap |= part.bitmap
+    top.names += part.names
+    top.kidmap |= part.kidmap
+    top.kids += part.kids
+    coming = iter(after)
+    first = next(coming, None)
+    shared = -1 if first is None else shared_nibbles(part.key, first[0], 0)
+    branch = _close(stack, shared, -1)
+    if first is None:
+        return branch, None
+    return _grow(stack, first, coming, layout, -1, shared, -1)

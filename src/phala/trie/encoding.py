@@ -69,11 +69,15 @@ _NIBBLE: Final = [bytes((nibble,)) for nibble in range(16)]
 def encode_leaf_at(layout: Layout, key: bytes, depth: int, value: bytes) -> bytes:
     """The leaf of a key below its first `depth` nibbles."""
     whole = depth >> 1
-    path = _NIBBLE[key[whole] & 15] + key[whole + 1 :] if depth & 1 else key[whole:]
     size = 2 * len(key) - depth
-    if layout is Layout.V1 and len(value) >= HASHED_VALUE_BYTES_MIN:
-        return header(LEAF_HASHED, size) + path + blake2_256(value)
-    return header(LEAF, size) + path + encode_compact(len(value)) + value
+    hashed = layout is Layout.V1 and len(value) >= HASHED_VALUE_BYTES_MIN
+    front = header(LEAF_HASHED if hashed else LEAF, size)
+    if depth & 1:
+        front += _NIBBLE[key[whole] & 15]
+        whole += 1
+    if hashed:
+        return front + key[whole:] + blake2_256(value)
+    return front + key[whole:] + encode_compact(len(value)) + value
 
 
 def encode_leaf(layout: Layout, path: str, value: bytes) -> bytes:

@@ -6,7 +6,7 @@ altered once a version holds them: keep a `Trie` to prove anything at its block 
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 from phala.crypto.hashes import blake2_256
@@ -19,8 +19,10 @@ from phala.trie.branch import (
     Branch,
     Built,
     Kid,
+    Opening,
     branch_of,
     build,
+    build_around,
     closed,
     opened,
     ref_of,
@@ -71,6 +73,17 @@ class Trie:
     def build(items: Iterable[tuple[bytes, bytes]], layout: Layout) -> "Trie":
         """The trie of items sorted by key, each key once, which are taken one by one."""
         return _finished(layout, build(items, layout))
+
+    @staticmethod
+    def build_around(
+        before: Iterable[tuple[bytes, bytes]],
+        take: Callable[[], Opening],
+        after: Iterable[tuple[bytes, bytes]],
+        layout: Layout,
+        depth: int,
+    ) -> "Trie":
+        """The same, where somebody else makes what is in the middle: see `branch.build_around`."""
+        return _finished(layout, build_around(before, take, after, layout, depth))
 
     def update(self, changes: Changes, base: Base) -> "Trie":
         """The version after changes sorted by key, None deleting. `base` is the state before."""

@@ -242,6 +242,7 @@ class Author:
         self._applied, self._fallen = [], []
         self.full = self.backlog = False
         self._full_blocks = 0
+        chain.trie_at(number)  # by what the store is about to forget
         revert(chain.store, number)
         chain.shrink(number)
         self._ruled_since = min(self._ruled_since, number)

@@ -4,6 +4,7 @@ and says so. It ends when the front does.
 
 import gc
 import logging
+import os
 import select
 import signal
 import socket
@@ -16,7 +17,8 @@ from phala.node.chain import Pruned
 from phala.node.engines import wire
 from phala.node.engines.author import WORK_S, Author, Executed, Justified, News, Reverted, Written
 from phala.node.engines.dev import Cheats, NotADevChain, is_dev
-from phala.node.engines.opening import Opened, open_chain, runtimes_of
+from phala.node.engines.opening import Opened, open_chain, runtimes_of, store_of
+from phala.node.halves import OtherHalf, is_large
 from phala.node.keys import load_grandpa_keys
 from phala.node.runtimes.table import Runtimes
 from phala.node.service import now
@@ -35,12 +37,20 @@ GC_BLOCKS: Final = 16  # between two full collections
 class Builder:
     """One end of the socket."""
 
-    def __init__(self, front: socket.socket, folder: Path, spec: Path, *, archive: bool) -> None:
+    def __init__(
+        self,
+        front: socket.socket,
+        folder: Path,
+        spec: Path,
+        *,
+        archive: bool,
+        half: OtherHalf | None = None,
+    ) -> None:
         self._front = front
         self._folder = folder
         self._frames = wire.Frames()
         runtimes = runtimes_of(folder)
-        opened = _opened(folder, spec, runtimes, archive=archive)
+        opened = _opened(folder, spec, runtimes, archive=archive, half=half)
         self._chain = opened.chain
         self._chain.others_at = -1
         self._author = Author(Writer(self._chain, runtimes), opened.keys, self._tell)
@@ -174,11 +184,13 @@ class Builder:
         self._front.sendall(said)
 
 
-def _opened(folder: Path, spec: Path, runtimes: Runtimes, *, archive: bool) -> Opened:
+def _opened(
+    folder: Path, spec: Path, runtimes: Runtimes, *, archive: bool, half: OtherHalf | None
+) -> Opened:
     until = time.monotonic() + STORE_S_MAX
     while True:
         try:
-            return open_chain(folder, spec, runtimes, archive=archive)
+            return open_chain(folder, spec, runtimes, archive=archive, half=half)
         except InUse:
             if time.monotonic() > until:
                 raise
@@ -190,14 +202,20 @@ def run(front: socket.socket, folder: Path, spec: Path, *, archive: bool) -> int
     # A terminal's Ctrl-C goes to both processes: the front ends this one, by closing the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    gc.disable()  # it collects at the edges of blocks; what a start makes stays
+    store, half = store_of(folder), None
+    if is_large(store) and len(os.sched_getaffinity(0)) > 1:
+        half = OtherHalf.start(store, closing=[front])
     try:
-        builder = Builder(front, folder, spec, archive=archive)
+        builder = Builder(front, folder, spec, archive=archive, half=half)
     except PhalaError as error:
         front.sendall(wire.frame(wire.FAILED, wire.encode_failure(error)))
         return error.exit_code
+    finally:
+        if half is not None:
+            half.close()
     gc.collect()
     gc.freeze()  # the trie and the tables stay: the collector need not walk them
-    gc.disable()  # but at the edges of blocks
     try:
         builder.run()
     except (BrokenPipeError, ConnectionResetError):

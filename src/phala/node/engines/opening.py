@@ -7,6 +7,7 @@ from phala.crypto.signatures import Keypair
 from phala.finality import Authority
 from phala.node.chain import Chain, View
 from phala.node.engines.author import ensure_authority
+from phala.node.halves import OtherHalf
 from phala.node.keys import load_grandpa_keys
 from phala.node.runtimes.table import Runtimes
 from phala.node.spec import ensure_begun, load_chain_spec, write_whole
@@ -42,8 +43,15 @@ def authorities_of(chain: View) -> tuple[Authority, ...]:
     return authorities_after(chain, chain.head.number).authorities
 
 
-def open_chain(folder: Path, spec: Path, runtimes: Runtimes, *, archive: bool) -> Opened:
-    """The chain of a folder, made at the first start.
+def open_chain(
+    folder: Path,
+    spec: Path,
+    runtimes: Runtimes,
+    *,
+    archive: bool,
+    half: OtherHalf | None = None,
+) -> Opened:
+    """The chain of a folder, made at the first start; its trie with `half`, where it is there.
 
     Raises:
         OtherRelease: its next block is made by a release that is not there.
@@ -56,7 +64,7 @@ def open_chain(folder: Path, spec: Path, runtimes: Runtimes, *, archive: bool) -
     try:
         _ensure_not_lost(folder, store)
         ensure_begun(store, found, runtimes.own)
-        chain = Chain(store, archive=archive)
+        chain = Chain(store, archive=archive, half=half)
         ensure_authority(keys, authorities_of(chain))
         runtimes.at(chain, chain.head.number)
         if not begun_of(folder).exists():
