@@ -351,6 +351,9 @@ def test_a_watched_transaction_is_told_of_until_it_is_final(peer: Peer, http: ht
     name = peer.ask("transactionWatch_v1_submitAndWatch", extrinsic)
     assert peer.hear("invalid", "dropped")["error"]
     assert peer.ask("transactionWatch_v1_unwatch", name) is None
+    for _ in range(2):  # at first it is wrong, then banned for it
+        peer.ask("transactionWatch_v1_submitAndWatch", "0x1234")
+        assert peer.hear("invalid")["error"]
 
 
 def test_the_chain_is_described_and_all_methods_are_named(http: httpx.Client) -> None:

@@ -279,7 +279,7 @@ def wait_for(condition: Any) -> None:
         ("state_getKeysPaged", ["0x", -1], -32602),
         ("state_getKeysPaged", ["0x", "1_0"], -32602),
         ("state_getKeysPaged", ["0x", True], -32602),
-        ("state_call", ["No_such", "0x"], -32602),
+        ("state_call", ["No_such", "0x"], 4003),
         ("state_call", ["AccountNonceApi_account_nonce", "0x00"], 4003),
         ("state_call", [7, "0x"], -32602),
         ("chain_getBlockHash", ["0x" + "1" * 40], -32602),

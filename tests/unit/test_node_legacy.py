@@ -27,7 +27,9 @@ from websockets.sync.client import connect
 from phala.crypto.signatures import ed25519_from_seed
 from phala.node.keys import load_grandpa_key, load_grandpa_keys
 from phala.node.rpc.own import is_own
+from phala.node.suri import DEV_PHRASE, ed25519_seed
 from phala.pallets.session import SESSION_KEYS, verify_ownership
+from phala.sdk.keyring import KeyType, dev_pair, pair_from_suri
 
 TABLE = Path(__file__).parents[2] / "docs" / "reference" / "rpc.md"
 CHILD = "0x" + b":child_storage:default:x".hex()
@@ -183,16 +185,51 @@ def test_keys_are_made_and_kept_by_the_node(http: httpx.Client, node: chain.Runn
     pair = ed25519_from_seed(b"s" * 32)
     public, seed = "0x" + pair.public.hex(), "0x" + (b"s" * 32).hex()
     assert ask(http, "author_hasKey", public, "gran") is False
-    assert error(http, "author_insertKey", "gran", "//Alice", public)["code"] == -32602
+    for wrong in (
+        "",
+        " ",
+        "//Alice/soft",
+        "no phrase",
+        "0x00",
+        seed + "00",
+        "/" * 2000,
+        7,
+    ):
+        assert error(http, "author_insertKey", "gran", wrong, public)["code"] in (-32602, 1040)
     assert error(http, "author_insertKey", "gran", seed, key)["code"] == 1040
     assert error(http, "author_insertKey", "babe", seed, public)["code"] == 1040
     assert ask(http, "author_insertKey", "gran", seed, public) is None
     assert ask(http, "author_hasKey", public, "gran") is True
     files = list((node.folder / "keystore").iterdir())
     assert len(files) == 3
+    alice = "0x" + dev_pair("Alice", KeyType.ED25519).public.hex()
+    assert ask(http, "author_insertKey", "gran", "//Alice", alice) is None
+    assert ask(http, "author_hasKey", alice, "gran") is True
     assert all(each.stat().st_mode & 0o077 == 0 for each in files)
     assert pair.public in [each.public for each in load_grandpa_keys(node.folder)]
     assert error(http, "author_hasKey", key, 7)["code"] == -32602
+
+
+@pytest.mark.parametrize(
+    "suri",
+    [
+        "//Alice",
+        "//Alice//stash",
+        "//0",
+        "//18446744073709551615",
+        "//18446744073709551616",
+        "//" + "long" * 20,
+        DEV_PHRASE,
+        DEV_PHRASE + "//Bob///secret",
+        "///secret",
+        "0x" + "5a" * 32,
+        "0x" + "5a" * 32 + "//1",
+    ],
+)
+def test_a_secret_uri_names_the_key_that_it_names_to_wallets(suri: str) -> None:
+    assert (
+        ed25519_from_seed(ed25519_seed(suri)).public == pair_from_suri(suri, KeyType.ED25519).public
+    )
 
 
 def test_an_extrinsic_is_removed_and_kept_out(http: httpx.Client) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from phala.codec import Compact
+from phala.codec import Compact, Malformed
 from phala.crypto.hashes import blake2_256
 from phala.crypto.signatures import sr25519_from_seed
 from phala.finality.grandpa import Authority, scheduled_change
-from phala.frame import Block
+from phala.frame import WEIGHT, Block, Weight
 from phala.messages.bus import (
     ENVELOPE,
     SYSTEM_TOPIC,
@@ -70,6 +70,7 @@ from phala.runtime import (
     Runtime,
     verify_signature,
 )
+from phala.runtime.version import BLOCK_REF_TIME_MAX
 from phala.runtime.world import CALLS
 from phala.sdk.metadata import Metadata
 from phala.tee.simulated import SimulatedPlatform, measure
@@ -492,6 +493,37 @@ def test_the_runtime_answers_by_its_metadata(chain: MemoryChain, metadata: Metad
     assert isinstance(version, dict)
     assert (version["spec_name"], version["spec_version"]) == ("phala", 1)
     assert version == metadata.constant("System", "Version")
+
+
+def test_what_a_call_and_its_parts_cost_is_what_an_extrinsic_with_it_does(
+    chain: MemoryChain, metadata: Metadata
+) -> None:
+    call = transfer(BOB.public, PHA)
+    extrinsic = chain.signed(ALICE, call, 0)
+    length = len(extrinsic).to_bytes(4, "little")
+
+    def ask(method: str, data: bytes) -> Any:
+        api, _, name = method.partition("_")
+        answer = RUNTIME.call(chain.state(), chain.header.hash(), method, data)
+        return metadata.decode_api(api, name, answer)
+
+    by_extrinsic = ask("TransactionPaymentApi_query_info", extrinsic + length)
+    details = ask("TransactionPaymentApi_query_fee_details", extrinsic + length)
+    weight = CALLS.decode(call).info.weight
+
+    assert ask("TransactionPaymentCallApi_query_call_info", call + length) == by_extrinsic
+    assert ask("TransactionPaymentCallApi_query_call_fee_details", call + length) == details
+    for api in ("TransactionPaymentApi", "TransactionPaymentCallApi"):
+        of_length = ask(f"{api}_query_length_to_fee", length)
+        of_weight = ask(f"{api}_query_weight_to_fee", WEIGHT.encode(weight))
+        most = ask(f"{api}_query_weight_to_fee", WEIGHT.encode(Weight(2**63, 0)))
+        fee = details["inclusion_fee"]
+        assert (of_length, of_weight) == (fee["len_fee"], fee["adjusted_weight_fee"])
+        assert most == ask(
+            f"{api}_query_weight_to_fee", WEIGHT.encode(Weight(BLOCK_REF_TIME_MAX, 0))
+        )
+    with pytest.raises(Malformed):
+        ask("TransactionPaymentCallApi_query_call_info", call)
 
 
 def test_a_question_that_nobody_answers_is_refused(chain: MemoryChain) -> None:

@@ -99,11 +99,16 @@ def progress() -> Iterator[Progress]:
 
 @contextmanager
 def _store(folder: Path, *, reader: bool) -> Iterator[Store]:
-
+    """A folder's store, which holds a chain."""
     if not (folder / "db" / "data.mdb").exists():
         raise Invalid(f"{folder} is no node's folder", mend="give the one with `db` in it")
     store = Store(folder / "db", reader=reader)
     try:
+        if store.genesis_hash is None:
+            raise Invalid(
+                f"{folder} holds no chain",
+                mend="import one there, or restore a snapshot into an empty folder",
+            )
         yield store
     finally:
         store.close()
@@ -133,7 +138,8 @@ def status(*, folder: Path | None, url: str | None, as_json: bool) -> None:
         ]
     else:
         assert folder is not None
-        found = status_of(folder)
+        with _store(folder, reader=True) as store:
+            found = status_of(store, folder)
         lines = [
             f"genesis   {found['genesis']}",
             f"node      {'running' if found['running'] else 'stopped'}, peers {found['peers']}",

@@ -18,7 +18,7 @@ from phala.codec import (
     Vector,
 )
 from phala.codec.registry import Field, Type, TypeDefComposite
-from phala.frame import WEIGHT, Case, Choice, Described, TypeOnly, Weight, cases_type
+from phala.frame import RUNTIME_CALL, WEIGHT, Case, Choice, Described, TypeOnly, Weight, cases_type
 from phala.frame.metadata import Method, RuntimeApi
 from phala.frame.weight import DISPATCH_CLASS
 from phala.pallets.grandpa import AUTHORITIES
@@ -148,6 +148,10 @@ def encode_validity(outcome: ValidTransaction | InvalidTransaction) -> bytes:
     return b"\0" + VALID_TRANSACTION.encode(outcome)
 
 
+FEES_OF_PARTS: Final = (
+    Method("query_weight_to_fee", (("weight", WEIGHT),), BALANCE),
+    Method("query_length_to_fee", (("length", U32),), BALANCE),
+)
 RUNTIME_APIS: Final = (
     RuntimeApi("Core", (Method("version", (), RUNTIME_VERSION),)),
     RuntimeApi(
@@ -174,6 +178,17 @@ RUNTIME_APIS: Final = (
         (
             Method("query_info", (("uxt", WHOLE), ("len", U32)), RUNTIME_DISPATCH_INFO),
             Method("query_fee_details", (("uxt", WHOLE), ("len", U32)), FEE_DETAILS),
+            *FEES_OF_PARTS,
+        ),
+    ),
+    RuntimeApi(
+        "TransactionPaymentCallApi",
+        (
+            Method(
+                "query_call_info", (("call", RUNTIME_CALL), ("len", U32)), RUNTIME_DISPATCH_INFO
+            ),
+            Method("query_call_fee_details", (("call", RUNTIME_CALL), ("len", U32)), FEE_DETAILS),
+            *FEES_OF_PARTS,
         ),
     ),
     RuntimeApi(

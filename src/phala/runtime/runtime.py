@@ -10,14 +10,15 @@ from phala.codec.compact import read_compact
 from phala.crypto.hashes import blake2_256
 from phala.crypto.signatures import ed25519_from_seed
 from phala.errors import Invalid
-from phala.frame import Block
+from phala.frame import WEIGHT, Block, DispatchInfo
 from phala.frame.manifest import Manifest
 from phala.frame.metadata import describe
 from phala.frame.metadata_scale import VERSIONS, encode
 from phala.pallets.grandpa import AUTHORITIES
 from phala.pallets.session import SESSION_KEYS, SessionKeys
+from phala.pallets.transaction_payment import LENGTH_FEE, weight_to_fee
 from phala.primitives.header import DigestItem, Header
-from phala.primitives.types import ACCOUNT_ID, HASH, Balance, BlockNumber, Hash
+from phala.primitives.types import ACCOUNT_ID, BALANCE, HASH, Balance, BlockNumber, Hash
 from phala.runtime.apis import (
     ENCODED_KEYS,
     FEE_DETAILS,
@@ -53,6 +54,7 @@ from phala.runtime.validity import (
     verify_all,
 )
 from phala.runtime.version import (
+    BLOCK_REF_TIME_MAX,
     RELEASE,
     RUNTIME_VERSION,
     SPEC_NAME,
@@ -61,7 +63,7 @@ from phala.runtime.version import (
     VERSION,
     RuntimeVersion,
 )
-from phala.runtime.world import PALLETS, Verifier, World
+from phala.runtime.world import CALLS, PALLETS, Verifier, World
 from phala.trie import EMPTY_ROOT, State
 
 NO_PARENT: Final = Hash(bytes(32))
@@ -276,6 +278,38 @@ def _query_fee_details(question: Question, reader: Reader) -> bytes:
     return FEE_DETAILS.encode(details)
 
 
+def _priced_call(reader: Reader) -> tuple[DispatchInfo, int]:
+    call = CALLS.read(reader)
+    length = U32.read(reader)
+    reader.finish()
+    return call.info, length
+
+
+def _query_call_info(question: Question, reader: Reader) -> bytes:
+    """What an extrinsic with this call would cost, of a length that the client knows."""
+    info, length = _priced_call(reader)
+    fee = question.world().payment.fee(info, length, Balance(0))
+    return RUNTIME_DISPATCH_INFO.encode(RuntimeDispatchInfo(info.weight, info.dispatch_class, fee))
+
+
+def _query_call_fee_details(question: Question, reader: Reader) -> bytes:
+    fee = question.world().payment.inclusion_fee(*_priced_call(reader))
+    return FEE_DETAILS.encode(FeeDetails(fee, Balance(0)))
+
+
+def _query_weight_to_fee(_question: Question, reader: Reader) -> bytes:
+    """Before the multiplier; what is heavier than a block costs as much as one."""
+    weight = WEIGHT.read(reader)
+    reader.finish()
+    return BALANCE.encode(weight_to_fee(min(weight.ref_time, BLOCK_REF_TIME_MAX)))
+
+
+def _query_length_to_fee(_question: Question, reader: Reader) -> bytes:
+    length = U32.read(reader)
+    reader.finish()
+    return BALANCE.encode(Balance(LENGTH_FEE * length))
+
+
 def _validate_transaction(question: Question, reader: Reader) -> bytes:
     source = Source(SOURCE.read(reader))
     extrinsic = _extrinsic(reader)
@@ -337,6 +371,12 @@ _ANSWERS: Final[Mapping[str, Callable[[Question, Reader], bytes]]] = MappingProx
         "AccountNonceApi_account_nonce": _account_nonce,
         "TransactionPaymentApi_query_info": _query_info,
         "TransactionPaymentApi_query_fee_details": _query_fee_details,
+        "TransactionPaymentApi_query_weight_to_fee": _query_weight_to_fee,
+        "TransactionPaymentApi_query_length_to_fee": _query_length_to_fee,
+        "TransactionPaymentCallApi_query_call_info": _query_call_info,
+        "TransactionPaymentCallApi_query_call_fee_details": _query_call_fee_details,
+        "TransactionPaymentCallApi_query_weight_to_fee": _query_weight_to_fee,
+        "TransactionPaymentCallApi_query_length_to_fee": _query_length_to_fee,
         "TaggedTransactionQueue_validate_transaction": _validate_transaction,
         "SessionKeys_generate_session_keys": _generate_session_keys,
         "SessionKeys_decode_session_keys": _decode_session_keys,

@@ -23,6 +23,7 @@ APIS: Final = (
     ("TaggedTransactionQueue", 3),
     ("AccountNonceApi", 1),
     ("TransactionPaymentApi", 4),
+    ("TransactionPaymentCallApi", 3),
     ("SessionKeys", 1),
     ("GrandpaApi", 3),
 )

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from phala.crypto.hashes import blake2_256
 from phala.crypto.signatures import Keypair, ed25519_from_seed, ed25519_sign
+from phala.errors import Invalid
 from phala.node.core.pool import Status
 from phala.node.keys import GRANDPA, SEED_BYTES, load_grandpa_keys, save_in_keystore
 from phala.node.rpc.errors import (
@@ -22,13 +23,13 @@ from phala.node.rpc.errors import (
 from phala.node.rpc.params import Params, bad, block_hash, hex_bytes, text, to_hex
 from phala.node.rpc.server import Methods
 from phala.node.service import Node
+from phala.node.suri import ed25519_seed
 from phala.pallets.session import OWNERSHIP
 from phala.primitives.types import Hash
 from phala.runtime.apis import ENCODED_KEYS, KEYS_BY_TYPE, OPTIONAL_SEED
 
 REMOVED_MAX: Final = 1_000  # at once
 KEY_TYPE: Final = re.compile("[a-z0-9_]{4}", re.ASCII)
-SEED: Final = re.compile("(?:0x)?[0-9a-fA-F]{64}", re.ASCII)
 ACCOUNT_BYTES: Final = 32
 DIRECTIVES_MAX: Final = 16
 DIRECTIVE: Final = re.compile(
@@ -92,7 +93,7 @@ def register_keys(methods: Methods, node: Node) -> None:
 
     @methods.add("author_insertKey", unsafe=True)
     def insert_key(params: Params) -> None:
-        """A seed of 32 bytes in hex: a phrase or a path is not for this node to derive from."""
+        """By a secret URI: a phrase or a seed in hex, and a path of hard junctions."""
         kind, public = params.needed(0, key_type), params.needed(2, hex_bytes)
         seed = params.needed(1, secret)
         if kind.encode() != GRANDPA:
@@ -117,12 +118,13 @@ def register_keys(methods: Methods, node: Node) -> None:
 
 
 def secret(value: Any, index: int) -> bytes:
-    """A seed. What it is stands in no answer."""
-    if not isinstance(value, str) or not SEED.fullmatch(value):
+    """The seed that a secret URI names. What it is stands in no answer."""
+    try:
+        return ed25519_seed(text(value, index))
+    except Invalid:
         raise RpcError(
-            INVALID_PARAMS, "Invalid params", f"parameter {index} is no seed of 32 bytes in hex"
-        )
-    return bytes.fromhex(value.removeprefix("0x"))
+            INVALID_PARAMS, "Invalid params", f"parameter {index} is no phrase, seed or path"
+        ) from None
 
 
 def register_rest(methods: Methods, node: Node) -> None:

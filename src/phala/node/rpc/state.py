@@ -3,8 +3,8 @@
 from itertools import islice
 from typing import Any, Final
 
-from phala.codec import Malformed
 from phala.crypto.hashes import blake2_256
+from phala.errors import Invalid
 from phala.node.chain import StateView, UnknownBlock
 from phala.node.rpc.connection import Subscription
 from phala.node.rpc.errors import BLOCK_RANGE, COUNT, STATE, TOO_BIG, RpcError
@@ -46,9 +46,10 @@ def register(methods: Methods, node: Node) -> None:
     @methods.add("state_call", "state_callAt")
     def state_call(params: Params) -> Any:
         name, data = params.needed(0, text), params.optional(1, hex_bytes) or b""
+        at = view(params, 2)
         try:
-            return to_hex(call(name, data, view(params, 2)))
-        except Malformed as error:
+            return to_hex(call(name, data, at))
+        except Invalid as error:  # no such method, or no arguments of it
             raise RpcError(STATE, f"Execution failed: {error.what}", error.mend) from None
 
     @methods.add("state_getStorage", "state_getStorageAt")

@@ -92,7 +92,7 @@ def register(methods: Methods, node: Node) -> None:
         subscription.at_end(node.watch(Hash(blake2_256(data)), listener))
         try:
             node.submit(data)
-        except (Invalid, InvalidTransaction) as error:
+        except (Invalid, InvalidTransaction, Banned) as error:
             subscription.tell({"event": "invalid", "error": str(error)})
             subscription.end()
         except PhalaError as error:

@@ -3,40 +3,33 @@
 from pathlib import Path
 from typing import Any
 
-from phala.errors import Unavailable
 from phala.node.store import Store, is_in_use
 
 
-def status_of(folder: Path) -> dict[str, Any]:
-    """Read of the disk alone. Raises `Unavailable` where no node has run in the folder."""
+def status_of(store: Store, folder: Path) -> dict[str, Any]:
+    """What the store of a node's folder holds: a chain."""
     place = folder / "db"
-    store = Store(place, reader=True)
-    try:
-        genesis, head = store.genesis_hash, store.head()
-        if genesis is None:
-            raise Unavailable(f"{place} holds no chain", mend="start the node once")
-        finalized = store.header(store.finalized)
-        assert finalized is not None
-        sizes = store.sizes()
-        return {
-            "genesis": "0x" + genesis.hex(),
-            "running": is_in_use(place),
-            "head": head.number,
-            "headHash": "0x" + head.hash().hex(),
-            "finalized": finalized.number,
-            "finalizedHash": "0x" + finalized.hash().hex(),
-            "firstBlock": store.base,
-            "oldestState": store.oldest,
-            "pruning": pruning_of(store),
-            "peers": 0,
-            "keys": sizes["flat"][0],
-            "bytes": (place / "data.mdb").stat().st_size,
-            "tables": {
-                name: {"entries": entries, "bytes": size} for name, (entries, size) in sizes.items()
-            },
-        }
-    finally:
-        store.close()
+    genesis, head, finalized = store.genesis_hash, store.head(), store.header(store.finalized)
+    assert genesis is not None
+    assert finalized is not None
+    sizes = store.sizes()
+    return {
+        "genesis": "0x" + genesis.hex(),
+        "running": is_in_use(place),
+        "head": head.number,
+        "headHash": "0x" + head.hash().hex(),
+        "finalized": finalized.number,
+        "finalizedHash": "0x" + finalized.hash().hex(),
+        "firstBlock": store.base,
+        "oldestState": store.oldest,
+        "pruning": pruning_of(store),
+        "peers": 0,
+        "keys": sizes["flat"][0],
+        "bytes": (place / "data.mdb").stat().st_size,
+        "tables": {
+            name: {"entries": entries, "bytes": size} for name, (entries, size) in sizes.items()
+        },
+    }
 
 
 def pruning_of(store: Store) -> str:
