@@ -289,6 +289,14 @@ def test_a_signed_manifest_of_another_form_is_refused(extra: str) -> None:
         verify_rim(document, root=SIGNER.root_hash)
 
 
+def test_parser_bombs_scopes_of_a_manifest_cannot_multiply() -> None:
+    """Each element may declare a prefix, and then has all those of its parents in a scope."""
+    prefixes = " ".join(f'xmlns:p{at}="u"' for at in range(5000))
+    bomb = f"<a {prefixes}>" + '<b xmlns:z="u"/>' * 2000 + "</a>"
+    with pytest.raises(EvidenceMalformed, match="prefixes"):
+        verify_rim(bomb.encode())
+
+
 @pytest.mark.parametrize(
     "document",
     [

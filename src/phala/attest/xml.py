@@ -17,6 +17,7 @@ from phala.attest.errors import EvidenceMalformed
 XML_BYTES_MAX: Final = 128 * 1024  # NVIDIA's have 20 to 26 KB
 DEPTH_MAX: Final = 16
 ELEMENTS_MAX: Final = 4096
+PREFIXES_MAX: Final = 16  # in one scope: each element may have a scope of its own
 _TEXT: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#xD;"}
 _QUOTED: Final = {
     "&": "&amp;",
@@ -58,29 +59,34 @@ class _Builder:
         self.open: list[Element] = []
         self.root: Element | None = None
         self.count = 0
+        # A manifest's elements are of a few shapes: what follows from names alone is found once.
+        self.shapes: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
+        self.checked: dict[tuple[tuple[str, ...], int], Mapping[str, str]] = {}
 
     def start(self, written: str, given: list[str]) -> None:
         self.count += 1
         if len(self.open) == DEPTH_MAX or self.count > ELEMENTS_MAX:
             raise malformed(f"more than {ELEMENTS_MAX} elements, or {DEPTH_MAX} deep")
         outside: Mapping[str, str] = self.open[-1].scope if self.open else {"": ""}
-        declared: dict[str, str] = {}
-        rest: list[tuple[str, str]] = []
-        for name, value in zip(given[::2], given[1::2], strict=True):
-            if name == "xmlns":
-                declared[""] = value
-            elif name[:6] == "xmlns:":
-                if name == "xmlns:xml" or not value:
-                    raise malformed(f"the declaration of {name}")
-                declared[name[6:]] = value
-            else:
-                rest.append((name, value))
-        scope = {**outside, **declared} if declared else outside
-        attributes = dict(rest)  # the parser refuses a written name twice
-        if prefixed := [name for name in attributes if ":" in name]:
+        names = tuple(given[::2])
+        if names not in self.shapes:
+            self.shapes[names] = (
+                [name for name in names if name == "xmlns" or name[:6] == "xmlns:"],
+                [name for name in names if ":" in name and name[:6] != "xmlns:"],
+            )
+        declaring, prefixed = self.shapes[names]
+        attributes = dict(zip(names, given[1::2], strict=True))  # the parser refuses a name twice
+        scope = outside
+        if declaring:
+            scope = {**outside, **_declared({name: attributes.pop(name) for name in declaring})}
+            if len(scope) > PREFIXES_MAX:
+                raise malformed(f"more than {PREFIXES_MAX} prefixes")
+        # Elements hold their scopes, so no other one takes this one's number while any is read.
+        if prefixed and (names, id(scope)) not in self.checked:
             resolved = [_resolved(name, scope) for name in prefixed]
             if len(resolved) != len(frozenset(resolved)) or any(not uri for uri, _ in resolved):
                 raise malformed(f"an attribute twice: {', '.join(prefixed)}")
+            self.checked[names, id(scope)] = scope
         element = Element(_name(*_resolved(written, scope)), written, attributes, scope)
         if self.open:
             self.open[-1].children.append(element)
@@ -94,6 +100,14 @@ class _Builder:
     def data(self, text: str) -> None:
         if self.open:
             self.open[-1].children.append(text)
+
+
+def _declared(given: Mapping[str, str]) -> dict[str, str]:
+    """Prefixes, from attributes that declare them."""
+    for name, value in given.items():
+        if name == "xmlns:xml" or (name != "xmlns" and not value):
+            raise malformed(f"the declaration of {name}")
+    return {name[6:]: value for name, value in given.items()}
 
 
 def decode(data: bytes) -> Element:
@@ -138,39 +152,48 @@ def canonical(element: Element, *, without: Element | None = None) -> bytes:
     may be left out.
     """
     out: list[str] = []
-    _write(element, {"": ""}, without, out)
+    _write(element, {"": ""}, without, _Output(out, {}))
     return "".join(out).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class _Output:
+    parts: list[str]
+    orders: dict[tuple[tuple[str, ...], int], list[str]]  # of attributes, by names and scope
+
+
 def _write(
-    element: Element, rendered: Mapping[str, str], without: Element | None, out: list[str]
+    element: Element, rendered: Mapping[str, str], without: Element | None, out: _Output
 ) -> None:
-    out.append(f"<{element.written}")
+    parts, attributes = out.parts, element.attributes
+    parts.append(f"<{element.written}")
     if element.scope is not rendered:
         for prefix in sorted(element.scope):
             uri = element.scope[prefix]
             if rendered.get(prefix) != uri:
                 name = f"xmlns:{prefix}" if prefix else "xmlns"
-                out.append(f' {name}="{_quoted(uri)}"')
-    for name in _ordered(element):
-        value = element.attributes[name]
-        out.append(f' {name}="{value if value.isalnum() else _quoted(value)}"')
-    out.append(">")
+                parts.append(f' {name}="{_quoted(uri)}"')
+    if attributes:
+        shape = (tuple(attributes), id(element.scope))
+        if shape not in out.orders:
+            out.orders[shape] = _ordered(element)
+        for name in out.orders[shape]:
+            value = attributes[name]
+            parts.append(f' {name}="{value if value.isalnum() else _quoted(value)}"')
+    parts.append(">")
     for child in element.children:
         if isinstance(child, str):
-            out.append(_IN_TEXT.sub(lambda match: _TEXT[match[0]], child))
+            parts.append(_IN_TEXT.sub(lambda match: _TEXT[match[0]], child))
         elif child is not without:
             _write(child, element.scope, without, out)
-    out.append(f"</{element.written}>")
+    parts.append(f"</{element.written}>")
 
 
 def _ordered(element: Element) -> list[str]:
     """Names in canonical order: by namespace, then local part; those in none come first."""
-    names = element.attributes
-    if not any(":" in name for name in names):
-        return sorted(names)
     return sorted(
-        names, key=lambda name: _resolved(name, element.scope) if ":" in name else ("", name)
+        element.attributes,
+        key=lambda name: _resolved(name, element.scope) if ":" in name else ("", name),
     )
 
 
