@@ -253,3 +253,12 @@ def test_azures_evidence_may_be_lists_of_numbers() -> None:
 def test_other_json_is_a_clear_error(document: Any) -> None:
     with pytest.raises(AttestationError, match="check 4"):
         open_evidence(json.dumps(document).encode())
+
+
+def test_parser_bombs_a_list_of_nothings_is_not_read_to_its_end() -> None:
+    """Half a megabyte of empty parts would be a quarter of a million values."""
+    nothings = b"\x30\x00" * (1 << 18)
+    bomb = b"\x30\x83" + len(nothings).to_bytes(3, "big") + nothings
+    with pytest.raises(EvidenceMalformed, match="more than 64 parts"):
+        decode_revocation_list(bomb)
+    assert len(der.sequence(der.read(b"\x30\x81\x80" + nothings[:128]))) == 64

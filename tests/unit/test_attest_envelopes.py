@@ -212,6 +212,20 @@ def test_a_folder_of_amds_certificates_is_one_collateral(
         read_collateral((str(tmp_path),), PlatformCode.SEV_SNP)
 
 
+def test_amds_chain_is_known_in_either_order_and_with_words_between(tmp_path: Path) -> None:
+    ask, ark = (der_of(text) for text in AMD.chain().split(b"-----END CERTIFICATE-----\n")[:2])
+    path = tmp_path / "chain.pem"
+    for text in (
+        pem(ark) + pem(ask),
+        b" 0 s:CN = ASK\n" + pem(ask) + b" 1 s:CN = ARK\n---\n" + pem(ark) + b"---\n",
+    ):
+        path.write_bytes(text + pem(KEY))
+        items = read_collateral((str(path),), PlatformCode.SEV_SNP)
+        assert items[snp.KEY] == KEY
+        snp.verify_report(REPORT, PRODUCTION, {**items, snp.REVOKED: AMD.revoked()}, amd_pki.NOW,
+                          roots=amd_pki.pinned())  # fmt: skip
+
+
 def der_of(text: bytes) -> bytes:
     return base64.b64decode(b"".join(text.split(b"\n")[1:]))
 

@@ -247,6 +247,17 @@ def test_a_boot_log_of_google_ends_in_the_registers() -> None:
     assert any("43 events" in note for note in verdict.notes)
 
 
+def test_a_boot_log_may_end_with_its_last_event() -> None:
+    """What the table has behind that is padding, which tools cut; the last may be of no action."""
+    whole = read("ccel/ccel_data.dat")
+    cut, events = whole.rstrip(b"\xff"), decode_ccel(whole)
+    nothing = bytes(4) + b"\3\0\0\0" + b"\1\0\0\0" + b"\x0c\0" + bytes(48) + b"\1\0\0\0x"
+
+    assert decode_ccel(cut) == decode_ccel(cut + nothing) == events
+    with pytest.raises(AttestationError, match="ends outside"):
+        decode_ccel(cut[:-1])
+
+
 def test_a_dstack_quote_says_which_application_runs() -> None:
     (_, case) = index()["rtmr_replay"]
     (opened,) = open_evidence(read(case["json"]))

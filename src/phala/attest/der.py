@@ -7,6 +7,7 @@ ours, and small.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from phala.attest.errors import EvidenceMalformed
@@ -22,6 +23,7 @@ GENERALIZED_TIME: Final = 0x18
 SEQUENCE: Final = 0x30
 SET: Final = 0x31
 
+PARTS_MAX: Final = 64  # of a sequence that is read at once: a certificate has ten, and extensions
 _LENGTH_BYTES_MAX: Final = 3  # 16 MiB; nothing here comes near
 _DAYS_TO_1970: Final = 719_468  # since 0000-03-01, proleptic Gregorian
 _SPAN_HIGH: Final = {0: 23, 1: 59, 2: 59}  # hours, minutes, seconds
@@ -53,8 +55,11 @@ def parts(data: bytes) -> Iterator[Value]:
 
 
 def sequence(value: Value) -> list[Value]:
-    """What a SEQUENCE holds."""
-    return list(parts(tagged(value, SEQUENCE).body))
+    """What a SEQUENCE holds, of at most `PARTS_MAX`: a longer row is read by `parts`."""
+    found = list(islice(parts(tagged(value, SEQUENCE).body), PARTS_MAX + 1))
+    if len(found) > PARTS_MAX:
+        raise _malformed(f"a sequence of more than {PARTS_MAX} parts")
+    return found
 
 
 def tagged(value: Value, tag: int) -> Value:

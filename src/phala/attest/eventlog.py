@@ -165,12 +165,11 @@ def _ccel_events(data: bytes) -> Iterator[Event]:
         if len(digest) != _DIGEST_BYTES or len(payload) != size:
             raise _malformed(f"the event at byte {at} ends outside")
         at += 66 + size
-        if kind == _NO_ACTION:
-            continue
-        if not 1 <= register <= REGISTERS:  # here register 0 is MRTD
-            raise _malformed(f"an event of the register {register}")
-        computed = hashlib.sha384(payload).digest() == digest
-        yield Event(register - 1, digest, f"0x{kind:08x}", payload, computed=computed)
+        if kind != _NO_ACTION:
+            if not 1 <= register <= REGISTERS:  # here register 0 is MRTD
+                raise _malformed(f"an event of the register {register}")
+            computed = hashlib.sha384(payload).digest() == digest
+            yield Event(register - 1, digest, f"0x{kind:08x}", payload, computed=computed)
         if at == len(data):
             return
     raise _malformed(f"more than {EVENTS_MAX} events")

@@ -35,6 +35,7 @@ _NVIDIA: Final = (PlatformCode.NVIDIA,)
 _PEM_CRL: Final = re.compile(
     rb"\s*-----BEGIN X509 CRL-----([A-Za-z0-9+/=\s]+)-----END X509 CRL-----\s*"
 )
+_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
 _HEX_LIST: Final = re.compile(rb"\s*30(?:[0-9a-fA-F]{2})+\s*")
 _VBIOS_VERSION: Final = re.compile(rb'colloquialVersion="[0-9A-Fa-f]{2}(\.[0-9A-Fa-f]{2}){4}"')
 _RIM_HEAD_BYTES: Final = 4096
@@ -173,7 +174,8 @@ def items_of(data: bytes, platform: int) -> dict[str, bytes]:
             return _of_revocations(bytes.fromhex(text.decode()))
         if (match := _PEM_CRL.fullmatch(data)) is not None:
             return _of_revocations(binascii.a2b_base64(match[1]))
-        if text.startswith(b"-----BEGIN"):
+        if blocks := _PEM.findall(data):  # tools write words between them: RFC 7468, section 2
+            data = data if text.startswith(b"-----BEGIN") else b"\n".join((*blocks, b""))
             chain = decode_pem(data)
             return {nvidia.CHAIN: data} if platform in _NVIDIA else _of_chain(data, chain)
         if _CCEL_HEAD in data[:_CCEL_HEAD_BYTES]:
@@ -233,8 +235,9 @@ def _of_chain(data: bytes, chain: tuple[Certificate, ...]) -> dict[str, bytes]:
     if above and not all(each.common_name.startswith(("SEV-", "ARK-")) for each in above):
         return {}
     items = {snp.KEY: keys[0].der} if keys else {}
+    above.sort(key=lambda each: each.common_name.startswith("ARK-"))
     if above:
-        items[snp.CHAIN] = data if len(above) == len(chain) else b"".join(map(_pem, above))
+        items[snp.CHAIN] = data if above == list(chain) else b"".join(map(_pem, above))
     return items
 
 
