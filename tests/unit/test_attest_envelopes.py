@@ -5,6 +5,7 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from phala.attest import (
     PRODUCTION,
     AttestationError,
     PlatformCode,
+    azure,
     intel,
     nvidia,
     open_evidence,
@@ -228,6 +230,26 @@ def test_amds_chain_is_known_in_either_order_and_with_words_between(tmp_path: Pa
 
 def der_of(text: bytes) -> bytes:
     return base64.b64decode(b"".join(text.split(b"\n")[1:]))
+
+
+def test_azures_parts_are_found_under_either_tools_names() -> None:
+    """Confidential Containers' document, and that of attested TLS."""
+    hcl = (b"HCLA" + bytes(0x4C4) + b"\4").ljust(2600, b"\0")
+    lists = {"message": [1, 2], "signature": [3], "pcrs": [[4] * 32, [5] * 32]}
+    texts = {"message": "0102", "signature": "03", "pcrs": ["04" * 32, "05" * 32]}
+    coco = {"hcl_report": url(hcl), "td_quote": url(QUOTE), "tpm_quote": texts, "version": 1}
+    tls: dict[str, Any] = {"hcl_report_base64": url(hcl), "tdx_quote_base64": b64(QUOTE)}
+    tls["tpm_attestation"] = {"quote": lists, "event_log": [], "ak_certificate_pem": ""}
+    (first,), (second,) = (open_evidence(json.dumps(each).encode()) for each in (coco, tls))
+
+    assert first == second
+    assert (first.evidence.platform, first.evidence.blob) == (PlatformCode.AZURE_TDX, hcl)
+    assert first.collateral == {
+        azure.QUOTE: b"\1\2", azure.SIGNATURE: b"\3", azure.TD_QUOTE: QUOTE,
+        azure.PCRS: b"\4" * 32 + b"\5" * 32,
+    }  # fmt: skip
+    with pytest.raises(EvidenceMalformed):
+        open_evidence(json.dumps({**tls, "tpm_attestation": {"quote": []}}).encode())
 
 
 def test_what_azure_tells_its_machine_is_collateral(tmp_path: Path) -> None:

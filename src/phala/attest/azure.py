@@ -16,10 +16,10 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -49,6 +49,9 @@ _CODE_PCRS: Final = 10  # 0 to 9: firmware, boot loader, kernel, its command lin
 _MEND: Final = "give HCL report, quote, signature and PCRs as the machine's TPM gave them"
 
 
+Judge: TypeAlias = Callable[[bytes, Policy, Mapping[str, bytes], Moment], Verdict]
+
+
 @dataclass(frozen=True, slots=True)
 class TpmQuote:
     nonce: bytes
@@ -60,20 +63,37 @@ def verify_azure_snp(
     blob: bytes, policy: Policy, collateral: Mapping[str, bytes], now: Moment
 ) -> Verdict:
     """Checks 4 to 9 of `verify`, for an HCL report; TPM quote and certificates are collateral."""
-    report, text = _hcl(blob, _KIND_SNP)  # 4a
-    rest = {name: item for name, item in collateral.items() if name not in TPM}
-    hardware = verify_snp(report, policy, rest, now)  # 5
-    return _verify(PlatformCode.AZURE_SNP, hardware, text, collateral)
+    return verify_vtpm(PlatformCode.AZURE_SNP, blob, policy, collateral, now, judge=verify_snp)
 
 
 def verify_azure_tdx(
     blob: bytes, policy: Policy, collateral: Mapping[str, bytes], now: Moment
 ) -> Verdict:
     """The same on TDX: the quote that Azure made of the report is collateral."""
-    _, text = _hcl(blob, _KIND_TDX)  # 4a
-    rest = {name: item for name, item in collateral.items() if name not in (*TPM, TD_QUOTE)}
-    hardware = verify_tdx(_item(collateral, TD_QUOTE), policy, rest, now)  # 5
-    return _verify(PlatformCode.AZURE_TDX, hardware, text, collateral)
+    return verify_vtpm(PlatformCode.AZURE_TDX, blob, policy, collateral, now, judge=verify_tdx)
+
+
+def verify_vtpm(
+    platform: PlatformCode,
+    blob: bytes,
+    policy: Policy,
+    collateral: Mapping[str, bytes],
+    now: Moment,
+    *,
+    judge: Judge,
+) -> Verdict:
+    """The same for either.
+
+    Args:
+        judge: of the hardware's report or quote: another one for tests that need a vendor of
+            their own.
+    """
+    is_tdx = platform is PlatformCode.AZURE_TDX
+    report, text = _hcl(blob, _KIND_TDX if is_tdx else _KIND_SNP)  # 4a
+    own = (*TPM, TD_QUOTE) if is_tdx else TPM
+    rest = {name: item for name, item in collateral.items() if name not in own}
+    given = _item(collateral, TD_QUOTE) if is_tdx else report
+    return _verify(platform, judge(given, policy, rest, now), text, collateral)
 
 
 def _hcl(blob: bytes, kind: int) -> tuple[bytes, bytes]:
@@ -95,6 +115,7 @@ def _hcl(blob: bytes, kind: int) -> tuple[bytes, bytes]:
 def _verify(
     platform: PlatformCode, hardware: Verdict, text: bytes, collateral: Mapping[str, bytes]
 ) -> Verdict:
+    """5, 6."""
     if hardware.report_data != hashlib.sha256(text).digest() + bytes(32):  # 5
         raise EvidenceForged(
             "the hardware report does not vouch for the text with the TPM's key",

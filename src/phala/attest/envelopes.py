@@ -162,6 +162,8 @@ def _of_fields(fields: Mapping[str, Any]) -> Iterator[Opened]:
     inside = [name for name in _INSIDE if isinstance(fields.get(name), dict)]
     if "hcl_report" in fields:
         yield _of_azure(fields)
+    elif "hcl_report_base64" in fields:
+        yield _of_azure(_as_azures(fields))
     elif quotes:
         found = tuple(_of_bytes(_hex_or_base64(fields, quotes[0])))
         if len(found) != 1 or found[0].form not in _OF_CPUS:
@@ -281,6 +283,15 @@ def _of_azure(fields: Mapping[str, Any]) -> Opened:
         collateral[azure.TD_QUOTE] = _blob(fields, "td_quote")
         collateral.pop(snp.KEY, None)
     return Opened("Azure evidence", Evidence(code, report), collateral)
+
+
+def _as_azures(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same as attested TLS calls its parts."""
+    return {
+        "hcl_report": fields["hcl_report_base64"],
+        "td_quote": fields.get("tdx_quote_base64"),
+        "tpm_quote": _object(fields.get("tpm_attestation")).get("quote"),
+    }
 
 
 def _vcek(fields: Mapping[str, Any]) -> dict[str, bytes]:
