@@ -136,7 +136,7 @@ def test_another_keys_or_another_texts_quote_is_refused(platform: PlatformCode) 
         {"pcrs": b""},
     ):
         with pytest.raises(EvidenceForged):
-            judged(platform, **forged)  # type: ignore[arg-type]
+            judged(platform, **forged)
 
 
 @BOTH

@@ -249,6 +249,10 @@ CHANGES = [
     (b"</n:SoftwareIdentity>", b"</n:SoftwareIdentity><a/>"),
     (b"<d:SignatureValue>", b"<d:SignatureValue>!"),
     (b"xmlns:n=", b'xmlns:xml="a" xmlns:n='),
+    (b"xmlns:n=", b'xmlns:="a" xmlns:n='),
+    (b"<n:Meta ", b'<n:Meta :a="b" '),
+    (b"<n:Meta ", b'<n:Meta xmlns:m="http://www.w3.org/2001/04/xmlenc#sha384" h:a="" m:a="" '),
+    (b"<n:Payload>", b"<n:Payload><:a/>"),
 ]
 
 

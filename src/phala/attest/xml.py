@@ -31,6 +31,38 @@ _IN_TEXT: Final = re.compile("[&<>\r]")
 _IN_QUOTES: Final = re.compile('[&<"\t\n\r]')
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The prefixes that are declared for an element, by itself or outside."""
+
+    prefixes: Mapping[str, str]
+    # A manifest's elements are of a few shapes: what follows from names alone is found once.
+    orders: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
+
+    def ordered(self, names: tuple[str, ...]) -> list[str]:
+        """Names of attributes in canonical order: by namespace, then local part; those in none come
+        first. No two are the same.
+        """
+        if names not in self.orders:
+            resolved = {name: self.resolved(name) for name in names if ":" in name}
+            if len(resolved) != len(frozenset(resolved.values())):
+                raise malformed(f"an attribute twice: {', '.join(resolved)}")
+            if any(not uri for uri, _ in resolved.values()):
+                raise malformed(f"an attribute of no namespace: {', '.join(resolved)}")
+            self.orders[names] = sorted(names, key=lambda name: resolved.get(name, ("", name)))
+        return self.orders[names]
+
+    def resolved(self, name: str) -> tuple[str, str]:
+        """Namespace and local part of a name with a prefix, or of an element's."""
+        prefix, _, local = name.rpartition(":")
+        if ":" in prefix or prefix not in self.prefixes or not local or name[:1] == ":":
+            raise malformed(f"the name {name}")
+        return self.prefixes[prefix], local
+
+
+_OUTSIDE: Final = {"": ""}
+
+
 @dataclass(slots=True)
 class Element:
     """Names are of a namespace and a local part: `{uri}local`, or `local` in none."""
@@ -38,7 +70,7 @@ class Element:
     name: str
     written: str  # with the document's prefix
     attributes: dict[str, str]  # by names as they are written, with the document's prefixes
-    scope: Mapping[str, str]  # prefixes that are declared here or outside
+    scope: Scope
     children: "list[Element | str]" = field(default_factory=list)
 
     def elements(self) -> "Iterator[Element]":
@@ -59,35 +91,21 @@ class _Builder:
         self.open: list[Element] = []
         self.root: Element | None = None
         self.count = 0
-        # A manifest's elements are of a few shapes: what follows from names alone is found once.
-        self.shapes: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
-        self.checked: dict[tuple[tuple[str, ...], int], Mapping[str, str]] = {}
 
     def start(self, written: str, given: list[str]) -> None:
         self.count += 1
         if len(self.open) == DEPTH_MAX or self.count > ELEMENTS_MAX:
             raise malformed(f"more than {ELEMENTS_MAX} elements, or {DEPTH_MAX} deep")
-        outside: Mapping[str, str] = self.open[-1].scope if self.open else {"": ""}
-        names = tuple(given[::2])
-        if names not in self.shapes:
-            self.shapes[names] = (
-                [name for name in names if name == "xmlns" or name[:6] == "xmlns:"],
-                [name for name in names if ":" in name and name[:6] != "xmlns:"],
-            )
-        declaring, prefixed = self.shapes[names]
-        attributes = dict(zip(names, given[1::2], strict=True))  # the parser refuses a name twice
-        scope = outside
-        if declaring:
-            scope = {**outside, **_declared({name: attributes.pop(name) for name in declaring})}
-            if len(scope) > PREFIXES_MAX:
+        scope = self.open[-1].scope if self.open else Scope(_OUTSIDE)
+        attributes = dict(zip(given[::2], given[1::2], strict=True))  # no name comes twice
+        special = [name for name in attributes if name[:5] == "xmlns"]
+        declared = {name: attributes.pop(name) for name in special if name[5:6] in ("", ":")}
+        if declared:
+            scope = Scope({**scope.prefixes, **_declared(declared)})
+            if len(scope.prefixes) > PREFIXES_MAX:
                 raise malformed(f"more than {PREFIXES_MAX} prefixes")
-        # Elements hold their scopes, so no other one takes this one's number while any is read.
-        if prefixed and (names, id(scope)) not in self.checked:
-            resolved = [_resolved(name, scope) for name in prefixed]
-            if len(resolved) != len(frozenset(resolved)) or any(not uri for uri, _ in resolved):
-                raise malformed(f"an attribute twice: {', '.join(prefixed)}")
-            self.checked[names, id(scope)] = scope
-        element = Element(_name(*_resolved(written, scope)), written, attributes, scope)
+        scope.ordered(tuple(attributes))
+        element = Element(_name(*scope.resolved(written)), written, attributes, scope)
         if self.open:
             self.open[-1].children.append(element)
         else:
@@ -152,60 +170,32 @@ def canonical(element: Element, *, without: Element | None = None) -> bytes:
     may be left out.
     """
     out: list[str] = []
-    _write(element, {"": ""}, without, _Output(out, {}))
+    _write(element, Scope(_OUTSIDE), without, out)
     return "".join(out).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class _Output:
-    parts: list[str]
-    orders: dict[tuple[tuple[str, ...], int], list[str]]  # of attributes, by names and scope
-
-
-def _write(
-    element: Element, rendered: Mapping[str, str], without: Element | None, out: _Output
-) -> None:
-    parts, attributes = out.parts, element.attributes
-    parts.append(f"<{element.written}")
+def _write(element: Element, rendered: Scope, without: Element | None, out: list[str]) -> None:
+    out.append(f"<{element.written}")
     if element.scope is not rendered:
-        for prefix in sorted(element.scope):
-            uri = element.scope[prefix]
-            if rendered.get(prefix) != uri:
+        for prefix in sorted(element.scope.prefixes):
+            uri = element.scope.prefixes[prefix]
+            if rendered.prefixes.get(prefix) != uri:
                 name = f"xmlns:{prefix}" if prefix else "xmlns"
-                parts.append(f' {name}="{_quoted(uri)}"')
-    if attributes:
-        shape = (tuple(attributes), id(element.scope))
-        if shape not in out.orders:
-            out.orders[shape] = _ordered(element)
-        for name in out.orders[shape]:
-            value = attributes[name]
-            parts.append(f' {name}="{value if value.isalnum() else _quoted(value)}"')
-    parts.append(">")
+                out.append(f' {name}="{_quoted(uri)}"')
+    for name in element.scope.ordered(tuple(element.attributes)):
+        value = element.attributes[name]
+        out.append(f' {name}="{value if value.isalnum() else _quoted(value)}"')
+    out.append(">")
     for child in element.children:
         if isinstance(child, str):
-            parts.append(_IN_TEXT.sub(lambda match: _TEXT[match[0]], child))
+            out.append(_IN_TEXT.sub(lambda match: _TEXT[match[0]], child))
         elif child is not without:
             _write(child, element.scope, without, out)
-    parts.append(f"</{element.written}>")
-
-
-def _ordered(element: Element) -> list[str]:
-    """Names in canonical order: by namespace, then local part; those in none come first."""
-    return sorted(
-        element.attributes,
-        key=lambda name: _resolved(name, element.scope) if ":" in name else ("", name),
-    )
+    out.append(f"</{element.written}>")
 
 
 def _quoted(value: str) -> str:
     return _IN_QUOTES.sub(lambda match: _QUOTED[match[0]], value)
-
-
-def _resolved(name: str, scope: Mapping[str, str]) -> tuple[str, str]:
-    prefix, _, local = name.rpartition(":")
-    if ":" in prefix or prefix not in scope or not local:
-        raise malformed(f"the name {name}")
-    return scope[prefix], local
 
 
 def _name(uri: str, local: str) -> str:
