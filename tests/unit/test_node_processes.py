@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,35 @@ def test_every_bad_signature_of_a_body_is_found_wherever_it_is_verified() -> Non
         os.kill(verifiers.pids[0], signal.SIGKILL)
         with pytest.raises(VerifierGone):
             verifiers.check(checks(40))()
+    finally:
+        verifiers.close()
+
+
+def test_checks_that_cannot_be_read_to_their_end_leave_no_answers_behind() -> None:
+    verifiers = Verifiers.start(2)
+
+    def broken() -> Iterator[SignatureCheck]:
+        yield from checks(100, bad=3)
+        raise InvalidTransaction(Problem.CALL, mend="none")
+
+    try:
+        with pytest.raises(InvalidTransaction, match="call"):
+            verifiers.check(broken())
+        verifiers.check(checks(41))()
+    finally:
+        verifiers.close()
+
+
+def test_more_checks_than_a_socket_holds_are_verified() -> None:
+    verifiers = Verifiers.start(1)
+    (one,) = checks(1)
+    many = [replace(one, message=bytes(1_000))] + [one] * 1_500
+    wide = [replace(one, account=bytes(200), message=bytes(1_000), scheme=2)] * 1_500
+    try:
+        verifiers.check(many[1:])()
+        for bad in (many, wide):  # the latter are 1.8 MB, and refused quickly
+            with pytest.raises(InvalidTransaction, match="bad signature"):
+                verifiers.check(bad)()
     finally:
         verifiers.close()
 

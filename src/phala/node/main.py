@@ -38,6 +38,7 @@ from phala.node.rpc.table import door_of
 from phala.node.service import Node, now
 from phala.node.store import Store
 from phala.node.verifiers import Batches, Verifiers
+from phala.runtime.runtime import own_metadata
 
 LOG: Final = logging.getLogger("phala.node")
 PORT: Final = 9944  # Substrate's
@@ -204,6 +205,7 @@ def main() -> None:
         doors = [door, metrics] if metrics is not None else [door]
         archive = chosen.pruning == "archive"
         building = partial(run_builder, folder=chosen.dir, spec=chosen.spec, archive=archive)
+        own_metadata()  # all these processes need it
         verifiers = Verifiers.start(chosen.verifiers, closing=doors)
         indexing = partial(run_indexer, folder=chosen.dir)
         # Nobody waits for it: this process goes on without it, and begins another.

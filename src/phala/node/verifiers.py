@@ -9,14 +9,19 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Final
 
-from phala.errors import Unavailable
+from phala.errors import PhalaError, Unavailable
 from phala.runtime import InvalidTransaction, Problem, SignatureCheck, verify_signature
 from phala.runtime.validity import verify_all
 
 BATCH_MAX: Final = 128  # some 10 ms: others' checks wait so long at most
+FIRST, MANY = 32, 1_024  # an importer's batches: a block has some seventy of them at most
+BETWEEN: Final = 16  # are verified, then it is looked for more: a millisecond
+READ_BYTES: Final = 1 << 18
 HERE_MAX: Final = 4  # at once on an event loop: less than a millisecond
 _CHECK: Final = struct.Struct("<BBBI")  # bytes of the account, scheme, bytes of the signature, of
 # the message
@@ -78,14 +83,60 @@ def _read(link: socket.socket, size: int) -> bytes:
 
 
 def serve(link: socket.socket) -> None:
-    """Verify batches until the other end is gone."""
-    while len(front := _read(link, _SIZE.size)) == _SIZE.size:
-        (size,) = _SIZE.unpack(front)
-        checks = decode_checks(_read(link, size))
-        try:
-            link.sendall(bytes(map(is_good, checks)))
-        except OSError:
-            return
+    """Verify until the other end is gone: a byte for each check, all of them once none waits.
+
+    What comes meanwhile is taken in at once, so that whoever sends need not wait.
+    """
+    data, waiting, answer = bytearray(), deque[SignatureCheck](), bytearray()
+    try:
+        while True:
+            if answer and not waiting:
+                link.sendall(answer)
+                answer.clear()
+            try:
+                more = link.recv(READ_BYTES, socket.MSG_DONTWAIT if waiting else 0)
+            except BlockingIOError:
+                pass
+            else:
+                if not more:
+                    return
+                data += more
+                waiting.extend(_taken(data))
+            for _ in range(min(len(waiting), BETWEEN)):
+                answer.append(is_good(waiting.popleft()))
+    except OSError:
+        return
+
+
+def _taken(data: bytearray) -> Iterator[SignatureCheck]:
+    """The checks of the batches that are whole, which `data` loses."""
+    at = 0
+    while at + _SIZE.size <= len(data):
+        (size,) = _SIZE.unpack_from(data, at)
+        end = at + _SIZE.size + size
+        if end > len(data):
+            break
+        yield from decode_checks(bytes(data[at + _SIZE.size : end]))
+        at = end
+    del data[:at]
+
+
+def _send(link: socket.socket, checks: Sequence[SignatureCheck]) -> None:
+    try:
+        link.sendall(encode_checks(checks))
+    except OSError:
+        raise VerifierGone from None
+
+
+def _answers(asked: Sequence[tuple[socket.socket, int]]) -> bool:
+    """Wait for so many from each; whether all are good. Raises `VerifierGone`."""
+    good = True
+    for link, count in asked:
+        answer = _read(link, count)
+        if len(answer) < count:
+            raise VerifierGone
+        good = good and all(answer)
+    return good
 
 
 class Verifiers:
@@ -120,34 +171,35 @@ class Verifiers:
             pids.append(pid)
         return cls(links, pids)
 
-    def check(self, checks: Sequence[SignatureCheck]) -> Callable[[], None]:
+    def check(self, checks: Iterable[SignatureCheck]) -> Callable[[], None]:
         """Begin to verify, in the other processes where it is worth it: `CheckSignatures`.
+
+        Batches begin small, so that others begin early, and grow, so that they are few.
 
         What it returns must be called, once. It raises:
             InvalidTransaction: one is bad.
             VerifierGone: another process died.
         """
-        if len(checks) <= HERE_MAX or not self.links:
-            return verify_all(checks)
-        share = -(-len(checks) // len(self.links))
+        coming = iter(checks)
+        some = list(islice(coming, HERE_MAX + 1))
+        if len(some) <= HERE_MAX or not self.links:
+            return verify_all(chain(some, coming))
         asked: list[tuple[socket.socket, int]] = []
+        size = FIRST
         try:
-            for place, link in enumerate(self.links):
-                some = checks[share * place : share * (place + 1)]
-                if some:
-                    link.sendall(encode_checks(some))
-                    asked.append((link, len(some)))
-        except OSError:
-            raise VerifierGone from None
+            some += islice(coming, size - len(some))
+            while some:
+                link = self.links[len(asked) % len(self.links)]
+                _send(link, some)
+                asked.append((link, len(some)))
+                size = min(2 * size, MANY)
+                some = list(islice(coming, size))
+        except PhalaError:
+            _answers(asked)  # they belong to no later question
+            raise
 
         def ensure_good() -> None:
-            good = True
-            for link, count in asked:
-                answer = _read(link, count)
-                if len(answer) < count:
-                    raise VerifierGone
-                good = good and all(answer)
-            if not good:
+            if not _answers(asked):
                 raise bad_signature()
 
         return ensure_good

@@ -1,6 +1,6 @@
 """Making a block, and making another's again. `runtime.outcome` shows how a node does both."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from phala.codec import encode_compact
@@ -173,10 +173,12 @@ class BlockBuilder:
         world.payment.settle(signer, fee, by.tip)
         return error
 
-    def signature_checks(self, decoded: Iterable[Decoded]) -> list[SignatureCheck]:
-        """What must be verified of extrinsics that claim to be of this block."""
-        checks = [signature_check(self._world, each) for each in decoded]
-        return [check for check in checks if check is not None]
+    def signature_checks(self, decoded: Iterable[Decoded]) -> Iterator[SignatureCheck]:
+        """What must be verified of extrinsics that claim to be of this block, as they come."""
+        for each in decoded:
+            check = signature_check(self._world, each)
+            if check is not None:
+                yield check
 
     def seal(self, state_root_of: StateRootOf) -> Sealed:
         """End the block. The builder and its state are used up."""
@@ -221,26 +223,27 @@ def rebuild(
     """Make another's block again from its body.
 
     1 it follows the parent; 2 every extrinsic is valid in its place, while its signature may be
-    verified elsewhere; 3 extrinsics root, 4 state root and 5 digest are those of its header.
+    verified elsewhere, until the block ends; 3 extrinsics root, 4 state root and 5 digest are those
+    of its header.
 
     Raises:
         BlockRefused: they are not.
     """
     if header.number != builder.number:  # 1
         raise _refused(f"block {header.number} after {builder.number - 1}")
+    if not body:
+        raise _refused("its time is not set")
+    decoded: list[Decoded] = []
     try:
-        decoded = [decode(extrinsic) for extrinsic in body]
-        ensure_signed = check_signatures(builder.signature_checks(decoded))  # 2
+        ensure_signed = check_signatures(builder.signature_checks(_read(body, decoded)))  # 2
         try:
             for extrinsic, read in zip(body, decoded, strict=True):
                 builder.apply(extrinsic, check_signature=False, decoded=read)  # 2
+            sealed = builder.seal(state_root_of)
         finally:
             ensure_signed()  # 2
     except InvalidTransaction as refusal:
         raise _refused(f"extrinsic {len(builder)}: {refusal.what}") from refusal
-    if not body:
-        raise _refused("its time is not set")
-    sealed = builder.seal(state_root_of)
     if sealed.header.parent_hash != header.parent_hash:  # 1
         raise _refused("its parent is another block")
     if sealed.header.extrinsics_root != header.extrinsics_root:  # 3
@@ -250,6 +253,13 @@ def rebuild(
     if sealed.hash != header.hash():  # 5
         raise _refused("its digest is not what its body comes to")
     return sealed
+
+
+def _read(body: Sequence[bytes], into: list[Decoded]) -> Iterator[Decoded]:
+    for extrinsic in body:
+        decoded = decode(extrinsic)
+        into.append(decoded)
+        yield decoded
 
 
 def inherent_logs(header: Header) -> tuple[DigestItem, ...]:

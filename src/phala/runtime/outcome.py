@@ -34,7 +34,7 @@ How a node drives a block (`runtime.executive`, `runtime.runtime`):
 """
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -131,9 +131,9 @@ class SignatureCheck:
     message: bytes
 
 
-CheckSignatures: TypeAlias = Callable[[Sequence[SignatureCheck]], Callable[[], None]]
-"""Begins to verify, maybe elsewhere; what it returns waits, and raises `InvalidTransaction` where
-one is bad."""
+CheckSignatures: TypeAlias = Callable[[Iterable[SignatureCheck]], Callable[[], None]]
+"""Takes all there are, in order, and verifies them, maybe elsewhere and while others come; what it
+returns waits, and raises `InvalidTransaction` where one is bad."""
 
 
 @dataclass(frozen=True, slots=True)

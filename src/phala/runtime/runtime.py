@@ -1,7 +1,7 @@
 """One version of the chain's rules, as a node asks it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from types import MappingProxyType
 from typing import Final
 
@@ -67,6 +67,19 @@ from phala.runtime.world import CALLS, PALLETS, Verifier, World
 from phala.trie import EMPTY_ROOT, State
 
 NO_PARENT: Final = Hash(bytes(32))
+
+
+@cache
+def own_metadata() -> Mapping[int, bytes]:
+    """By version. Made once in a process, some 0.1 s: it is a release's, not a `Runtime`'s."""
+    described = describe(
+        PALLETS,
+        EXTRINSICS,
+        EmptyType(("phala_runtime", "Runtime")),
+        RUNTIME_APIS,
+        {0: SYSTEM_CONSTANTS},
+    )
+    return MappingProxyType({version: encode(described, version) for version in VERSIONS})
 
 
 class Validator:
@@ -147,18 +160,7 @@ class Runtime:
                 f"metadata version {version}",
                 mend=f"ask for one of {', '.join(map(str, VERSIONS))}",
             )
-        return self._metadata[version]
-
-    @cached_property
-    def _metadata(self) -> Mapping[int, bytes]:
-        described = describe(
-            PALLETS,
-            EXTRINSICS,
-            EmptyType(("phala_runtime", "Runtime")),
-            RUNTIME_APIS,
-            {0: SYSTEM_CONSTANTS},
-        )
-        return MappingProxyType({version: encode(described, version) for version in VERSIONS})
+        return own_metadata()[version]
 
     # ---- blocks
 

@@ -4,6 +4,7 @@ Whoever imports executes each block again, so a file needs no trust: what does n
 roots and authorities that it says is refused, and all before it stays.
 """
 
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,7 @@ def import_chain(
     _ensure_same(store.genesis_hash or spec.genesis(runtimes.own).hash, genesis)
     ensure_begun(store, spec, runtimes.own)
     chain = Chain(store, archive=archive)
+    gc.freeze()  # the trie stays: the collector need not walk it
     writer = Writer(chain, runtimes, check_signatures=check_signatures)
     done = Imported(chain.head.number, chain.finalized)
     for kind, payload in records:
