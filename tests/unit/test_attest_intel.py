@@ -27,6 +27,7 @@ from phala.attest.ecdsa import ORDER
 from phala.attest.errors import (
     AnchorRefused,
     DebugRefused,
+    EvidenceExpired,
     EvidenceForged,
     EvidenceMalformed,
     PlatformRefused,
@@ -213,7 +214,7 @@ def test_collateral_below_the_evaluation_number_is_refused() -> None:
 
 @pytest.mark.parametrize("now", [0, 1_500_000_000_000, 1_900_000_000_000, 2**64 - 1])
 def test_evidence_outside_its_time_is_refused(now: int) -> None:
-    with pytest.raises(EvidenceForged, match="check 6"):
+    with pytest.raises(EvidenceExpired, match="check 5"):
         judged(now=Moment(now))
 
 

@@ -11,6 +11,7 @@ from phala.attest.errors import (
     AnchorRefused,
     AttestationError,
     DebugRefused,
+    EvidenceExpired,
     EvidenceForged,
     EvidenceMalformed,
     MeasurementRefused,
@@ -22,7 +23,7 @@ from phala.attest.eventlog import Event, replay, runtime_digest
 from phala.attest.intel import verify_intel, verify_tdx
 from phala.attest.verify import check_verdict
 from phala.primitives.types import Moment
-from phala.testing.intel_pki import EVALUATION_NUMBER, NOW, TD_PLAIN, SimulatedIntel
+from phala.testing.intel_pki import EVALUATION_NUMBER, NOW, TD_PLAIN, SimulatedIntel, signed
 
 TDX, SGX = SimulatedIntel(), SimulatedIntel(tdx=False)
 OPEN = replace(
@@ -113,7 +114,7 @@ def test_other_advisories_under_configuration_needed_cost_a_level() -> None:
 
 @pytest.mark.parametrize("vendor", [TDX, SGX])
 def test_a_revoked_platform_key_is_refused(vendor: SimulatedIntel) -> None:
-    with pytest.raises(EvidenceForged, match=r"check 6.*[Rr]evoked"):
+    with pytest.raises(RevocationRefused, match=r"check 5.*[Rr]evoked"):
         judged(vendor, OPEN, collateral=vendor.collateral(revoked=[vendor.pck.serial_number]))
 
 
@@ -184,8 +185,21 @@ def test_an_unknown_module_is_refused() -> None:
         judged(policy=OPEN, quote=TDX.quote(module_version=7))
 
 
+def test_a_platform_below_intels_lowest_level_is_refused_as_such() -> None:
+    collateral = TDX.collateral()
+    info = json.loads(collateral["tcb_info"])
+    info["tcbLevels"][0]["tcb"]["pcesvn"] += 1
+    text = json.dumps(info, separators=(",", ":")).encode()
+    signature = signed(TDX.tcb_key, text).hex().encode()
+    with pytest.raises(TcbRefused, match=r"check 9.*No matching TCB level"):
+        judged(
+            policy=OPEN,
+            collateral={**collateral, "tcb_info": text, "tcb_info_signature": signature},
+        )
+
+
 def test_expired_collateral_is_refused() -> None:
-    with pytest.raises(EvidenceForged, match=r"check 6.*expired"):
+    with pytest.raises(EvidenceExpired, match=r"check 5.*expired"):
         judged(collateral=TDX.collateral(days=30))
 
 

@@ -196,7 +196,7 @@ def test_prover_chosen_collateral_it_is_held_against_policy_time_and_role() -> N
     forged = INTEL.collateral(tcb_signer=(INTEL.pck_key, (INTEL.pck, INTEL.platform_ca)))
     own = {**INTEL.collateral(), "pck_certificate_chain": b""}
     for collateral, error in (
-        (stale, EvidenceForged),
+        (stale, EvidenceExpired),
         (old, TcbRefused),
         (forged, AnchorRefused),
         (own, EvidenceMalformed),

@@ -12,16 +12,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from phala.attest.certs import decode_first
 from phala.attest.errors import (
     AnchorRefused,
     AttestationError,
     DebugRefused,
+    EvidenceExpired,
     EvidenceForged,
     EvidenceMalformed,
     MeasurementRefused,
+    RevocationRefused,
     TcbRefused,
 )
 from phala.attest.eventlog import check_log, decode_ccel, decode_dstack, identity
@@ -99,6 +101,20 @@ _PANIC: Final = (
     "PanicException"  # how Rust's panics arrive: none was seen; one would stop the chain
 )
 _WORDS_MAX: Final = 400  # of the library's, for people
+# What those words tell of the failure: its kind, its check, and the mend.
+_Told: TypeAlias = tuple[type[AttestationError], int, str]
+_SAID: Final[tuple[tuple[tuple[str, ...], _Told], ...]] = (
+    (("revoked",), (RevocationRefused, 5, "move the enclave to a machine whose keys stand")),
+    (
+        ("expired", "notvalidyet", "not valid yet", "in the future"),
+        (EvidenceExpired, 5, "attest again, with collateral of that time"),
+    ),
+    (
+        ("no matching tcb level",),
+        (TcbRefused, 9, "update the platform's firmware and microcode, then attest again"),
+    ),
+)
+_ELSE: Final[_Told] = (EvidenceForged, 6, "attest again, with collateral that is current")
 _CONFIG_OF_COMPOSE: Final = b"\1"  # dstack's first form of MRCONFIGID
 _ROOT_NAME: Final = "Root CA"
 SGX_OIDS: Final = "1.2.840.113741."  # what a platform's certificate says of itself
@@ -366,11 +382,18 @@ def _asked(work: Callable[[], Any], wrong: Callable[[BaseException], Attestation
         raise wrong(error) from None
 
 
-def _unverified(error: BaseException, seconds: int) -> EvidenceForged:
-    return EvidenceForged(
-        f"the quote or its collateral does not verify at {seconds} s: {_one_line(error)}",
-        check=6,
-        mend="attest again, with collateral that is current",
+def _unverified(error: BaseException, seconds: int) -> AttestationError:
+    """5, 6, 9. That it is refused does not hang on the library's words; whom to ask for what does:
+    what is out of its time, revoked or unknown to Intel is genuine, perhaps."""
+    words = _one_line(error)
+    said = words.lower()
+    kind, check, mend = next(
+        (told for marks, told in _SAID if any(mark in said for mark in marks)), _ELSE
+    )
+    return kind(
+        f"the quote or its collateral does not verify at {seconds} s: {words}",
+        check=check,
+        mend=mend,
     )
 
 
