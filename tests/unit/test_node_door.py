@@ -298,6 +298,11 @@ def test_wrong_parameters_are_told(
     assert error(http, method, *params)["code"] == code
 
 
+def test_a_parameter_that_is_missing_is_named(http: httpx.Client) -> None:
+    for method in ("system_accountNextIndex", "state_getStorage", "payment_queryInfo"):
+        assert error(http, method)["data"] == "parameter 0 is missing"
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [

@@ -69,8 +69,9 @@ def register(methods: Methods, node: Node) -> None:
     @methods.add("system_accountNextIndex", "account_nextIndex")
     def next_index(params: Params) -> Any:
         """The nonce that follows all that the pool has of an account."""
+        address = params.needed(0, text)
         try:
-            account = decode_ss58(params.needed(0, text))
+            account = decode_ss58(address)
         except PhalaError as error:
             raise RpcError(INVALID_PARAMS, "Invalid params", error.what) from None
         head = node.chain.head.hash()

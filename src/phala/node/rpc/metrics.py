@@ -96,7 +96,7 @@ class Metrics:
             ("rpc_websockets", "gauge", "Open WebSockets.", gauge.websockets),
             ("rpc_dropped_total", "counter", "Connections ended for not reading.", gauge.dropped),
             ("rpc_errors_total", "counter", "Requests answered by an error.", gauge.errors),
-            ("uptime_seconds", "counter", "Since the start.",
+            ("uptime_seconds", "gauge", "Since the start.",
              time.monotonic() - self._node.started),
         )  # fmt: skip
         for name, kind, words, value in simple:
