@@ -16,10 +16,12 @@ from tests.unit.chain_store import RUNTIME, SPEC, Grower, signed, transfer
 from websockets.sync.client import ClientConnection, connect
 
 from phala.crypto.hashes import blake2_256
+from phala.errors import Invalid
 from phala.frame.manifest import Manifest
 from phala.node.chain import Chain
 from phala.node.engines.author import Handed
 from phala.node.main import open_node
+from phala.node.rpc.errors import of_submission
 from phala.node.runtimes.archive import load_release
 from phala.node.runtimes.table import OtherRelease, Runtimes
 from phala.node.spec import ChainSpec, ensure_begun, load_chain_spec
@@ -28,7 +30,7 @@ from phala.node.tools.chainfile import export_chain, import_chain
 from phala.node.tools.check import check
 from phala.primitives.keys import storage_prefix
 from phala.primitives.types import PHA, BlockNumber, Hash, Moment
-from phala.runtime import CODE_KEY, DEV_ACCOUNTS
+from phala.runtime import CODE_KEY, DEV_ACCOUNTS, InvalidTransaction
 from phala.runtime.version import RUNTIME_VERSION
 from phala.trie import State
 
@@ -124,6 +126,34 @@ def test_each_state_is_read_by_the_release_that_it_names(
             State(chain.state_at(at)), block, "AccountNonceApi_account_nonce", DEV_ACCOUNTS["Alice"]
         )
         assert int.from_bytes(nonce, "little") == 2 * number
+    store.close()
+
+
+def test_another_release_refuses_in_the_words_of_this_one(
+    tmp_path: Path, second: Second, runtimes: Runtimes
+) -> None:
+    """That is, by the same numbers at the RPC."""
+    runtimes.add(second.archive)
+    _, store, grower = upgraded(tmp_path / "node", second, runtimes)
+    chain = grower.chain
+    found = runtimes.at(chain, BlockNumber(BLOCKS))
+    (good,) = grower.transfers(1)
+    wrong = (b"", b"\x12\x34", good + b"\0", good[:-1], good[:40] + bytes(64) + good[104:])
+    told = []
+    for data in wrong:
+        raised = []
+        for judge in (found, RUNTIME):
+            validator = judge.validator(State(chain.state_at(chain.head.number)), chain.head)
+            with pytest.raises(InvalidTransaction) as refusal:
+                validator.validate(data)
+            error = refusal.value
+            raised.append((error.what, error.problem, error.custom, of_submission(error).code))
+        assert raised[0] == raised[1]
+        told.append(raised[0][-1])
+    assert told == [1001] * 4 + [1010]
+    for method, argument in (("Nothing_x", b""), ("Core_version", b"\0")):
+        with pytest.raises(Invalid):
+            found.call(State(chain.state_at(chain.head.number)), chain.genesis, method, argument)
     store.close()
 
 

@@ -362,6 +362,13 @@ def send_and_hear(ws: ClientConnection, data: bytes) -> Any:
     return hear(ws)
 
 
+def test_who_balances_loads_reads_health_without_json_rpc(http: httpx.Client) -> None:
+    answer = http.get("/health")
+
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == ask(http, "system_health")
+
+
 def test_other_methods_of_http_are_refused(http: httpx.Client) -> None:
     assert http.get("").status_code == 405
     assert http.put("", content=b"{}").status_code == 405

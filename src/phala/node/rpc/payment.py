@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from phala.codec import Malformed, Reader
+from phala.codec import Reader
 from phala.codec.compact import read_compact
+from phala.errors import Invalid
 from phala.node.rpc.errors import STATE, RpcError
 from phala.node.rpc.params import Params, block_hash, hex_bytes, to_hex
 from phala.node.rpc.server import Methods
@@ -29,7 +30,7 @@ def register(methods: Methods, node: Node) -> None:
         state = State(chain.state_at(at))
         try:
             answer = node.runtime_at(at).call(state, chain.header(at).hash(), name, data)
-        except Malformed as error:
+        except Invalid as error:
             raise RpcError(STATE, f"Execution failed: {error.what}", error.mend) from None
         return Reader(answer)
 

@@ -138,6 +138,10 @@ class Door:
             own = is_own(scope["client"], scope["headers"])
             await respond(send, 200 if own else 403, self.metrics() if own else b"", kind=TEXT)
             return
+        if scope["method"] == "GET" and scope["path"] == "/health":
+            health = self.methods.plain["system_health"](Params(None))
+            await respond(send, 200, orjson.dumps(health))
+            return
         if scope["method"] != "POST":
             await respond(send, 405, b"send JSON-RPC by POST, or open a WebSocket")
             return

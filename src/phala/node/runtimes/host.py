@@ -193,7 +193,8 @@ def _sealed(sealed: Sealed) -> tuple[bytes, ...]:
 def _error(error: PhalaError) -> tuple[bytes, ...]:
     what, mend = error.what.encode(), error.mend.encode()
     if isinstance(error, InvalidTransaction):
-        return b"transaction", what, mend, error.problem.name.encode(), bytes([error.custom])
+        custom = error.custom or error.malformed
+        return b"transaction", what, mend, error.problem.name.encode(), bytes([custom])
     for family, name in FAMILIES:
         if isinstance(error, family):
             return name, what, mend, b"", b"\0"

@@ -143,13 +143,14 @@ def _asked_back(
 def _raised(kind: bytes, what: bytes, mend: bytes, problem: bytes, custom: bytes) -> PhalaError:
     said, order = what.decode(errors="replace"), mend.decode(errors="replace")
     if kind == b"transaction":
-        found = InvalidTransaction(Problem[problem.decode()], mend=order, custom=custom[0])
-        _, bracket, why = said.partition(" (")
-        if bracket:
-            found = InvalidTransaction(
-                found.problem, mend=order, custom=custom[0], why=why.removesuffix(")")
-            )
-        return found
+        found = Problem[problem.decode()]
+        return InvalidTransaction(
+            found,
+            mend=order,
+            custom=custom[0] if found is Problem.CUSTOM else 0,
+            why=said.partition(" (")[2].removesuffix(")"),
+            malformed=found is not Problem.CUSTOM and custom[0] != 0,
+        )
     families: dict[bytes, Callable[..., PhalaError]] = {
         b"block": BlockRefused,
         b"invalid": Invalid,

@@ -17,7 +17,8 @@ as it likes. The first part of a list says what it is:
     validate   source u8, flag, extrinsic  -> SCALE TransactionValidity
 
     asked back: get key -> value or nothing; keys prefix, after -> key ...; root changes -> hash
-    answers: ok ...; error kind, what, mend, problem, custom
+    answers: ok ...; error kind, what, mend, problem, custom; of another problem than CUSTOM,
+        1 says that the bytes are no extrinsic
 
 This file is in every release and its protocol is 1: what is added gets a new word.
 """
