@@ -17,6 +17,7 @@ from phala.attest.certs import (
     decode_certificate,
     decode_pem,
     decode_revocation_list,
+    encode_pem,
 )
 from phala.attest.envelopes import certificates
 from phala.attest.errors import EvidenceMalformed
@@ -172,6 +173,7 @@ def test_a_chain_in_pem_has_nothing_beside_its_certificates() -> None:
 
 AMD = SimulatedAmd()
 VCEK = bytes.fromhex("63da758de6644564adc5f4b93be8accd")
+VLEK = bytes.fromhex("a8074bc2a25a483eaae639c045a0b8a1")
 ASK = bytes.fromhex("4ab7b379bbac4fe4a02f05aef327c782")
 ARK = bytes.fromhex("c0b406a4a803495297433fb6014cd0ae")
 
@@ -195,6 +197,29 @@ def test_an_extended_report_brings_its_certificates(*, swapped: bool) -> None:
     assert opened.evidence.blob == opened.evidence.blob[: snp.REPORT_BYTES]
     assert opened.collateral[snp.KEY] == items[VCEK]
     assert [each.der for each in decode_pem(opened.collateral[snp.CHAIN])] == above
+
+
+def test_of_two_keys_in_a_table_the_one_that_signed_is_taken() -> None:
+    above = [each.der for each in decode_pem(AMD.chain())]
+    vlek = SimulatedAmd(signer="VLEK")
+    items = {VCEK: AMD.key(), VLEK: vlek.key(), ASK: above[0], ARK: above[1]}
+    for kit, name in ((AMD, VCEK), (vlek, VLEK)):
+        (opened,) = open_evidence(kit.report() + table(items, swapped=False))
+        assert opened.collateral[snp.KEY] == items[name]
+
+
+def test_certificates_of_a_table_may_be_in_pem() -> None:
+    chain = decode_pem(AMD.chain())
+    items = {VCEK: AMD.key(), ASK: chain[0].der, ARK: chain[1].der}
+    text = {name: encode_pem([decode_certificate(item)]) for name, item in items.items()}
+    report = AMD.report()
+    plain, opened = (
+        open_evidence(report + table(each, swapped=False))[0] for each in (items, text)
+    )
+    assert plain == opened
+    broken = {**text, VCEK: b"-----BEGIN CERTIFICATE-----"}
+    with pytest.raises(EvidenceMalformed):
+        open_evidence(AMD.report() + table(broken, swapped=False))
 
 
 def test_evidence_is_found_in_hex_and_base64() -> None:

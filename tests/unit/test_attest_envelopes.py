@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -226,6 +227,24 @@ def test_amds_chain_is_known_in_either_order_and_with_words_between(tmp_path: Pa
         assert items[snp.KEY] == KEY
         snp.verify_report(REPORT, PRODUCTION, {**items, snp.REVOKED: AMD.revoked()}, amd_pki.NOW,
                           roots=amd_pki.pinned())  # fmt: skip
+
+
+def test_a_hosts_table_in_a_file_of_its_own_is_collateral(tmp_path: Path) -> None:
+    """As the kernel's configfs hands it out, beside the report: `auxblob`."""
+    name = bytes.fromhex("63da758de6644564adc5f4b93be8accd")
+    path = tmp_path / "auxblob"
+    path.write_bytes(
+        name + (48).to_bytes(4, "little") + len(KEY).to_bytes(4, "little") + bytes(24) + KEY
+    )
+    assert read_collateral((str(path),), PlatformCode.SEV_SNP) == {snp.KEY: KEY}
+
+
+def test_a_chain_out_of_a_header_is_known(tmp_path: Path) -> None:
+    """Intel's service names who signed in headers, escaped as in an address."""
+    path = tmp_path / "chain"
+    path.write_text(quote(ITEMS["tcb_info_issuer_chain"].decode(), safe=""))
+    found = read_collateral((str(path),), PlatformCode.TDX)
+    assert found["tcb_info_issuer_chain"] == ITEMS["tcb_info_issuer_chain"]
 
 
 def der_of(text: bytes) -> bytes:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from tests.unit.test_cli_verify_evidence import document, error_of, run
 from tests.unit.test_tls import GENESIS, KEY, PLATFORM, WORKER, Enclave
 
@@ -119,6 +121,27 @@ def test_a_certificate_is_refused_by_production_and_by_another_nonce(pem: Path) 
     assert "16 freshness    FAILED" in other.output
     assert isinstance(error_of(run(pem, *OWN[:-1], NOW_S + 10**8)), AttestationError)
     assert isinstance(error_of(run(pem, *OWN, "--genesis", "00")), Invalid)
+
+
+def test_the_first_certificate_of_a_chain_is_judged(pem: Path, tmp_path: Path) -> None:
+    """As servers keep it: their own, then who issued it; or a key beside it; or dstack's answer."""
+    der = kit.certificate_of(kit.new_key(), {})
+    above = x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode()
+    text = pem.read_text()
+    told = run(pem, *OWN).output
+    for number, given in enumerate((
+        text + above,
+        "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n" + text,
+        json.dumps({"key": "", "certificate_chain": [text, above]}),
+    )):  # fmt: skip
+        path = tmp_path / f"chain{number}"
+        path.write_text(given)
+        assert run(path, *OWN).output == told
+    path.write_text(above + text)
+    assert "no evidence" in error_of(run(path, *OWN)).mend
+    for odd in ("[]", "[7]", '"x"'):
+        path.write_text(f'{{"certificate_chain": {odd}}}')
+        assert isinstance(error_of(run(path, *OWN)), AttestationError)
 
 
 def test_another_certificate_is_said_to_carry_no_evidence(tmp_path: Path) -> None:

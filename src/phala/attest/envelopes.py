@@ -133,7 +133,7 @@ def _of_bytes(data: bytes) -> Iterator[Opened]:
         yield Opened("NVIDIA report", Evidence(PlatformCode.NVIDIA, data), {})
     elif 2 <= first <= 5 and len(data) >= snp.REPORT_BYTES:
         report, table = data[: snp.REPORT_BYTES], data[snp.REPORT_BYTES :]
-        collateral = _of_table(table) if table else {}
+        collateral = open_table(table, vlek=snp.signed_by_vlek(report)) if table else {}
         yield Opened("SEV-SNP report", Evidence(PlatformCode.SEV_SNP, report), collateral)
     elif (data[:1] == b"\0" and len(data) > 200) or dstack.is_map(data):
         yield open_dstack(data)
@@ -303,8 +303,13 @@ def _vcek(fields: Mapping[str, Any]) -> dict[str, bytes]:
     return {snp.KEY: decode_pem(_utf8(key))[0].der if pem else _base64(key)}
 
 
-def _of_table(table: bytes) -> dict[str, bytes]:
-    """The certificates behind an extended SEV-SNP report."""
+def open_table(table: bytes, *, vlek: bool = False) -> dict[str, bytes]:
+    """The certificates that an SEV-SNP host hands out with a report, behind it or in a file of
+    their own (configfs' `auxblob`); nothing where the bytes are no such table.
+
+    Args:
+        vlek: of two keys, take the cloud's.
+    """
     found: dict[str, bytes] = {}
     for at in range(0, ITEMS_MAX * _TABLE_ENTRY_BYTES, _TABLE_ENTRY_BYTES):
         entry = table[at : at + _TABLE_ENTRY_BYTES]
@@ -313,12 +318,20 @@ def _of_table(table: bytes) -> dict[str, bytes]:
         offset, size = (int.from_bytes(entry[place : place + 4], "little") for place in (16, 20))
         name = _TABLE.get(entry[:16].hex()) or _TABLE.get(_swapped(entry[:16]).hex())
         if name is not None:
-            found[name] = table[offset : offset + size]
-    key = found.get("VCEK") or found.get("VLEK")
+            found[name] = _der(table[offset : offset + size])
+    order = ("VLEK", "VCEK") if vlek else ("VCEK", "VLEK")
+    key = next((found[name] for name in order if name in found), None)
     collateral = {} if key is None else {snp.KEY: key}
     if "ASK" in found and "ARK" in found:
         collateral[snp.CHAIN] = _pem(found["ASK"]) + _pem(found["ARK"])
     return collateral
+
+
+def _der(certificate: bytes) -> bytes:
+    """Hosts put in what they were given: DER, or PEM."""
+    if certificate.lstrip().startswith(b"-----BEGIN"):
+        return decode_pem(certificate)[0].der
+    return certificate
 
 
 def certificates(data: bytes) -> tuple[bytes, ...]:

@@ -155,6 +155,11 @@ def decode_report(blob: bytes) -> Report:
     )
 
 
+def signed_by_vlek(blob: bytes) -> bool:
+    """Whether a report says that the cloud's key signed it; nothing is judged."""
+    return _u32(blob, 0x48) >> 2 & 7 == 1
+
+
 def line_of(report: Report, key: bytes) -> str:
     """5a. The processor's line, by the report and its key's certificate: Milan, Genoa, Turin."""
     return _product(report, decode_certificate(key))[0]

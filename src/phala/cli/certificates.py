@@ -1,5 +1,7 @@
 """A certificate of RA-TLS, judged and told: its evidence, then what binds the key to it."""
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +25,7 @@ from phala.sdk.trust import Trust, find_trust
 # As `phala.attest.ratls` numbers them, behind those of the evidence.
 CHECKS: Final = ("form", "dates", "own key", "binding", "freshness")
 FIRST: Final = 12
+_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,22 @@ def trust_for(data: bytes, network: Path | None) -> Trust | None:
     """What this machine believes of the chain that the certificate claims to be of."""
     binding = claimed_binding(data)
     return None if binding is None else find_trust(Hash(binding.genesis), home(), network=network)
+
+
+def leaf_of(data: bytes) -> bytes:
+    """The first certificate in PEM of a file that has several, or a key beside it: a server's own
+    comes first, and those of who issued it are not judged. dstack's agent answers with a list.
+    """
+    if data.lstrip()[:1] == b"{":
+        try:
+            chain = json.loads(data).get("certificate_chain")
+        except (ValueError, RecursionError):
+            return data
+        if not isinstance(chain, list) or not chain or not isinstance(chain[0], str):
+            return data
+        return chain[0].encode("utf-8", "replace")
+    match = _PEM.search(data)
+    return data if match is None else match[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 from phala.attest import AttestationError, PlatformCode, azure, intel, nvidia, snp
 from phala.attest.certs import Certificate, decode_certificate, decode_pem, decode_revocation_list
+from phala.attest.envelopes import open_table
 from phala.attest.verify import COLLATERAL_BYTES_MAX
 from phala.errors import Invalid
 from phala.sdk.vendors import signed_text
@@ -35,6 +37,7 @@ _NVIDIA: Final = (PlatformCode.NVIDIA,)
 _PEM_CRL: Final = re.compile(
     rb"\s*-----BEGIN X509 CRL-----([A-Za-z0-9+/=\s]+)-----END X509 CRL-----\s*"
 )
+_ESCAPED: Final = b"-----BEGIN%20CERTIFICATE-----"
 _PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
 _HEX_LIST: Final = re.compile(rb"\s*30(?:[0-9a-fA-F]{2})+\s*")
 _VBIOS_VERSION: Final = re.compile(rb'colloquialVersion="[0-9A-Fa-f]{2}(\.[0-9A-Fa-f]{2}){4}"')
@@ -163,6 +166,8 @@ def _joined(items: Mapping[str, bytes], found: Mapping[str, bytes]) -> dict[str,
 
 def items_of(data: bytes, platform: int) -> dict[str, bytes]:
     """What a file is by its content, for evidence of that platform; nothing where none can tell."""
+    if _ESCAPED in data:  # Intel's service has its chains in headers, and there so
+        data = unquote_to_bytes(data)
     text = data.lstrip()
     try:
         if text[:1] in (b"{", b"["):
@@ -180,6 +185,8 @@ def items_of(data: bytes, platform: int) -> dict[str, bytes]:
             return {nvidia.CHAIN: data} if platform in _NVIDIA else _of_chain(data, chain)
         if _CCEL_HEAD in data[:_CCEL_HEAD_BYTES]:
             return {intel.BOOT_LOG: data}
+        if items := open_table(data):
+            return items
         return _of_der(data)
     except (AttestationError, ValueError):
         return {}

@@ -167,8 +167,8 @@ def _verify_file(path: Path, given: Given, *, as_json: bool) -> None:
         given.refuse("a receipt", "--collateral", "--nonce", "--now", "--policy")
         given.refuse("a receipt", "--node", "--worker", "--legacy-gramine")
         _verify_receipt(data, given.folder, given.genesis, given.simulated_root, as_json=as_json)
-    elif is_certificate(data):
-        _verify_certificate(data, given, None, as_json=as_json)
+    elif is_certificate(leaf := certificates.leaf_of(data)):
+        _verify_certificate(leaf, given, None, as_json=as_json)
     elif (signed := peers.registration_in(data)) is not None:
         _verify_registration(signed, given, as_json=as_json)
     else:
