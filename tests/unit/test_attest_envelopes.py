@@ -239,6 +239,30 @@ def test_a_hosts_table_in_a_file_of_its_own_is_collateral(tmp_path: Path) -> Non
     assert read_collateral((str(path),), PlatformCode.SEV_SNP) == {snp.KEY: KEY}
 
 
+def test_a_manifest_is_known_as_nvidias_service_answers(tmp_path: Path) -> None:
+    manifest = p384_pki.manifest(p384_pki.chain(4), "999.01", {1: bytes(48)})
+    path = tmp_path / "rim"
+    for given, found in (
+        ({"id": "NV_GPU_DRIVER_X", "rim": b64(manifest), "sha256": ""}, {nvidia.DRIVER: manifest}),
+        ({"rim": "****"}, None),
+        ({"rim": b64(b"{}")}, None),
+    ):
+        path.write_text(json.dumps(given))
+        if found is None:
+            with pytest.raises(Invalid, match="nobody can tell"):
+                read_collateral((str(path),), PlatformCode.NVIDIA)
+        else:
+            assert read_collateral((str(path),), PlatformCode.NVIDIA) == found
+
+
+def test_a_list_may_hold_evidence_of_any_kind() -> None:
+    items = [{"quote": QUOTE.hex()}, GPU, {"document": b64(NITRO)}]
+    found = open_evidence(json.dumps(items).encode())
+    assert [each.evidence.platform for each in found] == [TDX, PlatformCode.NVIDIA, AWS]
+    with pytest.raises(EvidenceMalformed, match="no known form"):
+        open_evidence(json.dumps([{"imr": 3, "digest": ""}]).encode())
+
+
 def test_a_chain_out_of_a_header_is_known(tmp_path: Path) -> None:
     """Intel's service names who signed in headers, escaped as in an address."""
     path = tmp_path / "chain"

@@ -148,7 +148,7 @@ def _of_json(text: bytes) -> Iterator[Opened]:
         if len(document) > ITEMS_MAX:
             raise _malformed(f"{len(document)} items, at most {ITEMS_MAX} are allowed")
         for item in document:
-            yield _of_nvidia(_object(item))
+            yield from _of_fields(_object(item))
         return
     if isinstance(document, str):
         yield from _opened(_utf8(document).lstrip(b'"'))

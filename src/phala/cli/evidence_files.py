@@ -202,6 +202,9 @@ def _of_json(data: bytes) -> dict[str, bytes]:
     if isinstance(document, list):
         events = document and all(_is_event(each) for each in document)
         return {intel.EVENT_LOG: data} if events else {}
+    if isinstance(document, dict) and isinstance(document.get("rim"), str):  # NVIDIA's service
+        rim = binascii.a2b_base64(document["rim"])
+        return items_of(rim, PlatformCode.NVIDIA) if rim.lstrip()[:1] == b"<" else {}
     if isinstance(document, dict) and isinstance(document.get("vcekCert"), str):
         return _of_azure(document)
     known: Mapping[str, Any] = {
