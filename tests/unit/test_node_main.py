@@ -57,6 +57,19 @@ def test_a_taken_port_is_refused(tmp_path: Path) -> None:
         assert f"port {port}" in refused(tmp_path, spec, "--port", str(port))
 
 
+@pytest.mark.parametrize(
+    ("option", "wrong"), [("--port", "65536"), ("--port", "any"), ("--metrics-port", "-1")]
+)
+def test_what_is_no_port_is_wrong_usage(tmp_path: Path, option: str, wrong: str) -> None:
+    command = [sys.executable, "-m", "phala.node", "--dir", str(tmp_path), "--spec", "none"]
+    ran = subprocess.run(
+        [*command, option, wrong], capture_output=True, text=True, timeout=WAIT_S, check=False
+    )
+    assert ran.returncode == 2
+    assert option in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 def test_two_nodes_do_not_share_a_folder(tmp_path: Path) -> None:
     spec = chain.prepare(tmp_path)
     node = chain.start(tmp_path, spec)

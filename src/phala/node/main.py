@@ -42,6 +42,7 @@ from phala.runtime.runtime import own_metadata
 
 LOG: Final = logging.getLogger("phala.node")
 PORT: Final = 9944  # Substrate's
+PORT_MAX: Final = 65_535
 STOP_S_MAX: Final = 2  # for connections to end
 RESUME_S_MAX: Final = 2.0  # of the journal, before the node says that it serves
 BACKLOG: Final = 512
@@ -56,10 +57,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, required=True, help="the node's own folder")
     parser.add_argument("--spec", type=Path, required=True, help="the chain's spec")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=PORT, help="0: any")
+    parser.add_argument("--port", type=port, default=PORT, help="0: any")
     parser.add_argument("--pruning", default="256", choices=("256", "archive"))
     parser.add_argument(
-        "--metrics-port", type=int, help="metrics for a scraper on a port of their own; 0: any"
+        "--metrics-port", type=port, help="metrics for a scraper on a port of their own; 0: any"
     )
     parser.add_argument("--metrics-host", default="127.0.0.1", help="where that port is")
     parser.add_argument(
@@ -70,6 +71,14 @@ def arguments() -> argparse.Namespace:
         help="processes that verify signatures (default: 1 where there are cores to spare)",
     )
     return parser.parse_args()
+
+
+def port(text: str) -> int:
+    """Raises `ValueError`, which `argparse` tells as wrong usage."""
+    found = int(text)
+    if not 0 <= found <= PORT_MAX:
+        raise ValueError(text)
+    return found
 
 
 def listen(host: str, port: int) -> socket.socket:
