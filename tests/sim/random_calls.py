@@ -24,6 +24,8 @@ from phala.codec.scale import Struct
 from phala.frame import RUNTIME_CALL, Choice, Described
 from phala.frame.caller import ORIGIN_CALLER
 from phala.frame.dispatch import parameters
+from phala.pallets.identity.records import USERNAME
+from phala.pallets.identity.usernames import ASKED
 from phala.primitives.address import MULTI_ADDRESS
 from phala.primitives.types import ACCOUNT_ID, BALANCE, PHA, AccountId
 from phala.runtime.world import PALLETS
@@ -43,7 +45,11 @@ BY_HAND: Final = {
     ("Balances", "force_unreserve"),
     # What a pure account reserves may be another's: deposits are not counted by account then.
     ("Proxy", "create_pure"),
+    # A username's deposit is its suffix's authority's, whoever that is by then.
+    ("Identity", "add_username_authority"),
+    ("Identity", "remove_username_authority"),
 }
+USERNAMES: Final = (b"a.s", b"b.s", b"c.s", b"a.t", b"b.t", b"late.s", b"gone.s")
 CALLS: Final = [
     (number, index, tuple(member.descriptor for member in parameters(pallet, method)))
     for number, pallet in PALLETS.items()
@@ -106,6 +112,9 @@ class Calls:
                 if size == 32:
                     return random.choice((random.choice(self.hashes), self.account()))
                 return random.randbytes(size)
+            case Bytes() if kind in (USERNAME, ASKED) and random.random() < 0.9:
+                name = random.choice(USERNAMES)
+                return encode_compact(len(name)) + name
             case Bytes() | Text():
                 size = random.choice((0, 1, 20, 200))
                 return encode_compact(size) + b"s" * size

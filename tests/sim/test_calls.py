@@ -6,14 +6,15 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.sim.random_calls import Calls
+from tests.sim.random_calls import USERNAMES, Calls
 
 from phala.codec import Malformed
 from phala.crypto.hashes import blake2_256
 from phala.crypto.signatures import ed25519_from_seed, ed25519_sign
 from phala.frame import Block, DispatchError, Root, Signed, Weight
 from phala.pallets.balances import EXISTENTIAL_DEPOSIT
-from phala.pallets.identity.records import Data, IdentityInfo
+from phala.pallets.identity.records import AUTHORITY_DEPOSIT, Data, IdentityInfo, Provider
+from phala.pallets.identity.usernames import USERNAME_DEPOSIT, suffix_of
 from phala.pallets.preimage.status import Requested
 from phala.pallets.proxy import ANY, NON_TRANSFER
 from phala.pallets.session import KEY_DEPOSIT, SessionKeys
@@ -75,6 +76,21 @@ class Run:
             task = worlds.CALLS.decode(bytes([0, 0, 0]))
             name = None if index else bytes(32)
             world.scheduler.add(name, BlockNumber(4 + index), (2, 3), 0, task)
+        self._name(world)
+
+    def _name(self, world: World) -> None:
+        """Two grant usernames; one of these is not accepted in time, one is taken back."""
+        first, second, third = self.calls.accounts[:3]
+        identity, to, free = world.identity, MultiAddress.of(third), False
+        for who, suffix in ((first, b"s"), (second, b"t")):
+            identity.add_username_authority(Root(), MultiAddress.of(who), suffix, 3)
+        for name in (b"late.s", b"gone.s", b"c.s"):
+            identity.set_username_for(Signed(first), to, name, None, free)
+        identity.pending_usernames.put(
+            b"late.s", (third, BlockNumber(2), Provider(AUTHORITY_DEPOSIT, USERNAME_DEPOSIT))
+        )
+        identity.accept_username(Signed(third), b"gone.s")
+        identity.unbinding_usernames.put(b"gone.s", BlockNumber(3))
 
     def world(self) -> World:
         """The pallets as the last block left them."""
@@ -158,6 +174,13 @@ class Run:
             owed[who] += world.identity.subs_of.get(who)[0]
         for who in self.owners("Session", "NextKeys"):
             owed[who] += KEY_DEPOSIT
+        for name in USERNAMES:
+            granted = world.identity.username_info_of.get(name)
+            pending = world.identity.pending_usernames.get(name)
+            assert granted is None or pending is None
+            authority = world.identity.authority_of.get(suffix_of(name)).account_id
+            for provider in (granted and granted.provider, pending and pending[2]):
+                owed[authority] += provider.deposit if provider else 0
         for key in self.chain.pairs:
             if key.startswith(storage_prefix("Multisig", "Multisigs")):
                 operation = world.multisig.multisigs.get(AccountId(key[40:72]), key[88:])
