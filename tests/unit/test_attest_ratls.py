@@ -107,6 +107,18 @@ def test_it_may_be_in_pem() -> None:
     refused(pem + pem, 12)
 
 
+def test_an_extension_that_must_be_known_and_is_not_is_refused() -> None:
+    evidence = {ratls.OID_DICE: kit.dice_evidence(quote, kit.dice_claims(KEY))}
+    purposes = bytes.fromhex("300a06082b06010505070301")  # of servers
+    for oid, body in (("2.5.29.30", b"\x30\0"), ("1.2.3.4", b"\5\0"), ("2.5.29.36", b"\x30\0")):
+        data = {**evidence, oid: body}
+        assert judged(kit.certificate_of(KEY, data)).spki == kit.spki_of(KEY)
+        found = refused(kit.certificate_of(KEY, data, critical=[oid]), 12)
+        assert f"critical extension {oid}" in found
+    data = {**evidence, "2.5.29.37": purposes}
+    assert judged(kit.certificate_of(KEY, data, critical=[*data])).spki == kit.spki_of(KEY)
+
+
 def test_gramines_newer_certificate_is_judged_by_its_dice_extension() -> None:
     key = kit.new_key(ec.SECP384R1())
     claims = kit.dice_claims(key, binding=None)

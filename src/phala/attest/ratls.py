@@ -50,6 +50,13 @@ OID_DSTACK_QUOTE: Final = _DSTACK + "1"
 OID_DSTACK_LOG: Final = _DSTACK + "2"
 OID_DSTACK_ATTESTATION: Final = _DSTACK + "8"
 PURPOSE: Final = "ra-tls"  # DESIGN section 4
+_EVIDENCE: Final = (OID_DICE, OID_GRAMINE, OID_DSTACK_QUOTE, OID_DSTACK_ATTESTATION)
+# Key usage, other names, basic constraints, purposes: RFC 5280, section 4.2.1. They narrow what a
+# key is for, which here is what evidence says; its holder wrote them himself.
+_CRITICAL: Final = (
+    *("2.5.29.15", "2.5.29.17", "2.5.29.19", "2.5.29.37"),
+    *(*_EVIDENCE, OID_DSTACK_LOG),
+)
 
 _FIRST: Final = 12  # of the checks that are not `verify`'s
 _TAG: Final = bytes.fromhex("d9ea60")  # 60000
@@ -168,7 +175,8 @@ def verify_certificate(
 
     1. to 11. The evidence is accepted: the list of `verify`.
     12. It is one certificate, X.509 version 3, of at most `CERTIFICATE_BYTES_MAX`, with evidence in
-        one form that is known and accepted, each part within its size when unpacked.
+        one form that is known and accepted, each part within its size when unpacked; and nothing
+        in it is marked as what a reader must know, and not known here.
     13. It counts at `now`.
     14. Its key signed it. dstack's is issued by an authority, which nothing here hangs on.
     15. The evidence binds exactly this key, for TLS.
@@ -185,6 +193,9 @@ def verify_certificate(
     """
     rules = TlsRules() if rules is None else rules
     certificate = _decoded(data)  # 12
+    unread = [name for name in certificate.critical if name not in _CRITICAL]
+    if unread:
+        raise _malformed(f"its critical extension {unread[0]} cannot be left unread")
     try:
         carried = _carried(certificate, rules)
     except AttestationError as error:
@@ -242,8 +253,7 @@ def _decoded(data: bytes) -> Certificate:
 
 
 def _known(certificate: Certificate) -> tuple[str, ...]:
-    known = (OID_DICE, OID_GRAMINE, OID_DSTACK_QUOTE, OID_DSTACK_ATTESTATION)
-    return tuple(each for each in known if each in certificate.extensions)
+    return tuple(each for each in _EVIDENCE if each in certificate.extensions)
 
 
 def _carried(certificate: Certificate, rules: TlsRules) -> _Carried:

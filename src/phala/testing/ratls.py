@@ -4,7 +4,7 @@ import datetime as dt
 import gzip
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from cryptography import x509
@@ -39,8 +39,13 @@ def certificate_of(
     issuer: str = "RA-TLS",
     begin: dt.datetime = BEGIN,
     end: dt.datetime = END,
+    critical: Sequence[str] = (),
 ) -> bytes:
-    """A certificate in DER with exactly these extensions, by the key itself or another."""
+    """A certificate in DER with exactly these extensions, by the key itself or another.
+
+    Args:
+        critical: which of the extensions a reader must know.
+    """
     builder = (
         x509.CertificateBuilder()
         .subject_name(name("RA-TLS"))
@@ -52,7 +57,7 @@ def certificate_of(
     )
     for oid, body in extensions.items():
         extension = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), body)
-        builder = builder.add_extension(extension, critical=False)
+        builder = builder.add_extension(extension, critical=oid in critical)
     return builder.sign(signer or key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
