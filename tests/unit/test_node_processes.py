@@ -51,6 +51,20 @@ writer.Writer.seal = slow
 from phala.node.main import main
 main()
 """
+# A node that takes every state for a large one.
+HALVED = """
+import phala.node.engines.builder as builder
+import phala.node.halves as halves
+builder.is_large = lambda folder: True
+take = halves.OtherHalf.take
+def told(self):
+    part = take(self)
+    halves.LOG.info("a half was taken")
+    return part
+halves.OtherHalf.take = told
+from phala.node.main import main
+main()
+"""
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -122,6 +136,28 @@ def test_a_stopped_node_leaves_no_process_and_says_nothing_of_errors(
     assert node.process.wait(WAIT_S) == 0
     assert not any(map(is_running, others))
     assert "rror" not in (tmp_path / "node.log").read_text()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_node_of_many_accounts_starts_by_two_processes_and_keeps_one(
+    tmp_path: Path, *, begun: bool
+) -> None:
+    spec = chain.prepare(tmp_path)
+    if begun:
+        first = chain.start(tmp_path, spec)
+        first.process.terminate()
+        assert first.process.wait(WAIT_S) == 0
+    running = chain.start(tmp_path, spec, program=("-c", HALVED))
+    try:
+        builder = children(running.process.pid)[-1]
+        assert "a half was taken" in (tmp_path / "node.log").read_text()
+        until(lambda: not children(builder))
+        with httpx.Client(base_url=running.http, timeout=WAIT_S) as client:
+            number = head(client)
+            until(lambda: head(client) > number)
+    finally:
+        running.process.terminate()
+        assert running.process.wait(WAIT_S) == 0
 
 
 def test_reads_and_submissions_are_answered_while_a_block_is_sealed(tmp_path: Path) -> None:
