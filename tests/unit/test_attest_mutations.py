@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 import pytest
+from tests.unit import test_attest_dstack as dstack_kit
 from tests.unit.attesting import ALL, LENIENT, ROOT, amd, gpu, read
 
 from phala.attest import (
@@ -32,6 +33,7 @@ from phala.attest import (
     verify_rim,
 )
 from phala.attest.errors import PolicyMalformed
+from phala.attest.eventlog import replay
 from phala.attest.intel import verify_intel
 from phala.attest.nitro import verify_document
 from phala.errors import Invalid
@@ -259,7 +261,9 @@ def envelopes() -> Sequence[Seed]:
         "nvidia/hopper_evidence.json",
         "nvidia/h100-535.report.txt",
     )
-    return [Seed(read(name), judge) for name in names]
+    events = [*dstack_kit.BOOT, *dstack_kit.RUNTIME]
+    newer = dstack_kit.tdx(dstack_kit.told(events), replay(events))
+    return [Seed(data, judge) for data in (*map(read, names), newer)]
 
 
 def ratls_certificates() -> Sequence[Seed]:
