@@ -32,6 +32,7 @@ from phala.pallets.proxy import (
     ProxyExecuted,
     ProxyRemoved,
     PureCreated,
+    PureKilled,
     TooMany,
     Unannounced,
     pure_account,
@@ -261,7 +262,7 @@ def test_a_pure_account_lives_by_its_maker(world: World, block: Block) -> None:
     killed = call_of("Proxy", "kill_pure", TO_BOB, ANY, 5, BlockNumber(7), 2)
     world.proxy.proxy(Signed(BOB), MultiAddress.of(pure), None, killed)
 
-    assert block.events[-1:] == [ProxyExecuted(DONE)]
+    assert block.events[-2:] == [PureKilled(pure, BOB, ANY, 5), ProxyExecuted(DONE)]
     assert pure not in world.proxy.proxies
     assert reserved(world, BOB) == 0
 

@@ -135,6 +135,16 @@ class PureCreated:
 
 
 @event
+class PureKilled:
+    """An account without a key is given up for good."""
+
+    pure: AccountId
+    spawner: AccountId
+    proxy_type: Annotated[int, PROXY_TYPE]
+    disambiguation_index: Annotated[int, U16]
+
+
+@event
 class Announced:
     """A proxy says what it is going to do."""
 
@@ -320,6 +330,7 @@ class Proxy(Pallet):
         _, deposit = self.proxies.get(who)
         self.proxies.delete(who)
         self.currency.unreserve(maker, deposit)
+        self.emit(PureKilled(who, maker, proxy_type, index))
 
     @call(60 * MICROSECOND)
     def announce(
@@ -459,6 +470,7 @@ class Proxy(Pallet):
         3: ProxyAdded,
         4: ProxyRemoved,
         5: DepositPoked,
+        6: PureKilled,  # newer than the others' numbers: there it is 2
     }
     errors: ClassVar = {
         0: TooMany,
