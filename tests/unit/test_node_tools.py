@@ -455,3 +455,8 @@ def test_the_commands_do_it_from_the_outside(tmp_path: Path) -> None:
             run(*what, folder, str(tmp_path / "file"), code=65)
         run("revert", folder, "1", code=65)
     assert not (tmp_path / "file").exists()
+    begun = str(tmp_path / "begun")
+    assert run("restore", begun, state, "--genesis", found["genesis"])["number"] == BLOCKS - 1
+    assert (
+        "holds a chain" in run("restore", begun, state, "--genesis", found["genesis"], code=77).what
+    )

@@ -148,7 +148,7 @@ def restore_snapshot(
         Refused: the folder holds a chain already.
     """
     target, making = folder / "db", folder / "db.restored"
-    if (target / "data.mdb").exists():
+    if (target / "data.mdb").exists() and _holds_chain(target):
         raise Refused(f"{target} holds a chain", mend="give an empty folder")
     shutil.rmtree(making, ignore_errors=True)
     try:
@@ -162,6 +162,16 @@ def restore_snapshot(
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return found
+
+
+def _holds_chain(place: Path) -> bool:
+    """An import that was refused at once leaves a store of nothing. Raises `Unavailable`: a node
+    uses it."""
+    store = Store(place)
+    try:
+        return store.genesis_hash is not None
+    finally:
+        store.close()
 
 
 @dataclass(frozen=True, slots=True)
