@@ -144,11 +144,12 @@ def test_hex_goes_with_and_without_its_prefix(node: chain.RunningNode) -> None:
 
 
 def test_keys_come_page_by_page(node: chain.RunningNode) -> None:
-    whole = ask(node, "state_getKeysPaged", "0x", 1000)["result"]
+    at = ask(node, "chain_getHead")["result"]
+    whole = ask(node, "state_getKeysPaged", "0x", 1000, None, at)["result"]
     paged: list[str] = []
     while True:
         last = paged[-1] if paged else None
-        more = ask(node, "state_getKeysPaged", "0x", 7, last)["result"]
+        more = ask(node, "state_getKeysPaged", "0x", 7, last, at)["result"]
         if not more:
             break
         paged += more

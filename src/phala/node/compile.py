@@ -46,6 +46,11 @@ NATIVE: Final = frozenset(
         "BoundMap",
         "BoundValue",
         "Branch",
+        "Chain",
+        "Handover",
+        "NextBase",
+        "Node",
+        "View",
         "Calls",
         "Errors",
         "Events",
@@ -56,6 +61,7 @@ NATIVE: Final = frozenset(
         "State",
         "Trie",
         "_Patch",
+        "Words",
         "_Update",
     }
 )

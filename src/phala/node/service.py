@@ -99,7 +99,7 @@ class Node:
         self._listeners: dict[int, Listener] = {}
         self._watchers: dict[Hash, dict[int, Listener]] = {}
         self._next_listener = 0
-        self._included: dict[BlockNumber, tuple[Hash, ...]] = {}
+        self._included: dict[BlockNumber, list[Hash]] = {}
 
     @property
     def runtime(self) -> AnyRuntime:
@@ -303,18 +303,22 @@ class Node:
 
     # ---- blocks
 
-    def included(self, header: Header, keys: frozenset[bytes], taken: list[Pooled]) -> None:
-        """A block was written, with these of the pool in it."""
+    def grown(self, header: Header, keys: frozenset[bytes]) -> None:
+        """A block was written. What of the pool it holds, `included` is told after that."""
         self._validator = None
         self._other_rules |= CODE_KEY in keys
-        block = header.hash()
-        self.tell(NewHead(header, block, keys))
-        for each in taken:
+        self._included[header.number] = []
+        self.tell(NewHead(header, header.hash(), keys))
+
+    def included(self, number: BlockNumber, block: Hash, some: list[Pooled]) -> None:
+        """The head holds these of the pool. Those of a large block come in slices, between which
+        others use the loop: what is still to come is ready meanwhile, and stale by the state."""
+        for each in some:
             if each.hash in self._watchers:
                 self.tell(Included(each.hash, block, final=False))
-        self._included[header.number] = tuple(each.hash for each in taken)
+        self._included[number] += [each.hash for each in some]
         changes = self.pool.included(
-            (each.hash for each in taken), (tag for each in taken for tag in each.provides)
+            (each.hash for each in some), (tag for each in some for tag in each.provides)
         )
         self.tell_changes(changes)
 

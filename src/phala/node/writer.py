@@ -62,6 +62,10 @@ class CannotFinalize(Refused):
 class Spoilt(Exception):
     """Applying an extrinsic failed otherwise than by a refusal: the open block is gone."""
 
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error  # as its cause, too, but builds lose that
+
 
 class Writer:
     """One chain, and the block that is open on its head."""
@@ -124,7 +128,7 @@ class Writer:
             raise
         except Exception as error:
             self._builder = None
-            raise Spoilt from error
+            raise Spoilt(error) from error
 
     def seal(self, *keys: Keypair) -> Growth:
         """End the open block, and commit it.

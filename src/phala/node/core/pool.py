@@ -84,6 +84,7 @@ class Pool:
         self._future: dict[Hash, Pooled] = {}  # the oldest first
         self._providers: dict[bytes, Hash] = {}  # tag -> the ready one that provides it
         self._users: dict[bytes, dict[Hash, None]] = {}  # tag -> all that require it
+        self._waiting: dict[bytes, dict[Hash, None]] = {}  # tag -> future ones that provide it
         self._banned: dict[Hash, int] = {}
         self._order: dict[Hash, int] = {}
         self._mortal: dict[Hash, int] = {}  # those that are not valid for ever, and till when
@@ -167,6 +168,8 @@ class Pool:
             out.append(Change(oldest, Status.DROPPED))
         self._future[new.hash] = new
         self._future_bytes += len(new.data)
+        for tag in new.provides:
+            self._waiting.setdefault(tag, {})[new.hash] = None
         self._use(new)
         return [*out, Change(new.hash, Status.FUTURE)]
 
@@ -283,15 +286,14 @@ class Pool:
     def _drop_future(self, found: Hash) -> None:
         gone = self._future.pop(found)
         self._future_bytes -= len(gone.data)
+        for tag in gone.provides:
+            _leave(self._waiting, tag, found)
         self._unuse(gone)
 
     def _unuse(self, gone: Pooled) -> None:
         self._mortal.pop(gone.hash, None)
         for tag in gone.requires:
-            users = self._users.get(tag, {})
-            users.pop(gone.hash, None)
-            if not users:
-                self._users.pop(tag, None)
+            _leave(self._users, tag, gone.hash)
 
     def remove(self, found: Hash, status: Status) -> list[Change]:
         """Take one out; what depends on it goes back to the future."""
@@ -332,9 +334,7 @@ class Pool:
                 self._drop_future(found)
         users = [user for tag in tags for user in self._provided_by_state(tag)]
         late = [self._providers[tag] for tag in tags if tag in self._providers]
-        late += [
-            each.hash for each in self._future.values() if any(t in tags for t in each.provides)
-        ]
+        late += [each for tag in tags for each in self._waiting.get(tag, ())]
         out: list[Change] = []
         for found in late:
             out += self.remove(found, Status.INVALID)
@@ -404,3 +404,11 @@ class Pool:
             if len(self._heap) > HEAP_MAX:  # most in it have left the pool
                 kept = [entry for entry in self._heap if self._order.get(entry[2]) == entry[1]]
                 self._heap = sorted(dict.fromkeys(kept))
+
+
+def _leave(where: dict[bytes, dict[Hash, None]], tag: bytes, gone: Hash) -> None:
+    """One of a tag's is gone; no tag stays with none."""
+    left = where.get(tag, {})
+    left.pop(gone, None)
+    if not left:
+        where.pop(tag, None)

@@ -187,7 +187,7 @@ class Author:
             self.full = self._full_blocks <= FULL_BLOCKS_MAX
             return refusal
         except Spoilt as spoilt:
-            LOG.exception("an extrinsic broke the block", exc_info=spoilt.__cause__)
+            LOG.exception("an extrinsic broke the block", exc_info=spoilt.error)
             self._begin_again(now)
             return _broke()
         self._full_blocks = 0
@@ -208,7 +208,7 @@ class Author:
                     gone.append(position)
                     self._fallen.append((position, refusal))
                 except Spoilt as spoilt:
-                    LOG.exception("an extrinsic broke the block", exc_info=spoilt.__cause__)
+                    LOG.exception("an extrinsic broke the block", exc_info=spoilt.error)
                     gone.append(position)
                     self._fallen.append((position, _broke()))
                     break

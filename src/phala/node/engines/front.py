@@ -270,4 +270,5 @@ class Front:
         growth = Growth(chain.header(number), chain.store.changes(number), created, folded)
         await asyncio.sleep(0)
         chain.grow(growth)
-        self._handover.written(Written(growth, fallen))
+        for _ in self._handover.written(Written(growth, fallen)):
+            await asyncio.sleep(0)

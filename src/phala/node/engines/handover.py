@@ -2,6 +2,7 @@
 
 import logging
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
 
 from phala.node.core.pool import Pooled
@@ -14,6 +15,7 @@ LOG: Final = logging.getLogger("phala.node.author")
 ON_THE_WAY_MAX: Final = 1_024  # handed and not executed; the pool orders what is behind them
 ON_THE_WAY_BYTES_MAX: Final = 8 * 1024 * 1024
 AT_ONCE: Final = 64
+INCLUDED_AT_ONCE: Final = 128
 
 
 class Handover:
@@ -52,11 +54,16 @@ class Handover:
         self._handed_bytes -= sum(len(each.data) for each in done)
         self._in_block += self._without(done, news.refused)
 
-    def written(self, news: Written) -> None:
-        """The node's chain has grown by the block already."""
+    def written(self, news: Written) -> Iterator[None]:
+        """The node's chain has grown by the block already. In steps of a few milliseconds, between
+        which others may use the loop."""
         taken, self._in_block = self._without(self._in_block, news.fallen), []
-        keys = frozenset(key for key, _ in news.growth.changes)
-        self._node.included(news.growth.header, keys, taken)
+        header = news.growth.header
+        self._node.grown(header, frozenset(key for key, _ in news.growth.changes))
+        block = header.hash()
+        for first in range(0, len(taken), INCLUDED_AT_ONCE):
+            yield
+            self._node.included(header.number, block, taken[first : first + INCLUDED_AT_ONCE])
 
     def justified(self, news: Justified) -> None:
         self._node.finalized(news.number, news.justification)

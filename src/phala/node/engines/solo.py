@@ -110,7 +110,8 @@ class Solo:
             case Executed():
                 self._handover.executed(news)
             case Written():
-                self._handover.written(news)
+                for _ in self._handover.written(news):
+                    pass
             case Justified():
                 self._handover.justified(news)
             case Reverted():
