@@ -57,6 +57,11 @@ def run(*arguments: str | Path, pure: bool) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_hot_modules_keep_nothing_by_decorators_that_a_build_loses() -> None:
+    for module in compiled.MODULES:
+        assert "cached_property" not in compiled.source_of(module).read_text(), module
+
+
 def test_where_there_is_a_compiler_there_is_a_build() -> None:
     """All others of this file are skipped without one: so a source that mypyc refuses, or compiles
     to what crashes, would pass for a machine without a compiler."""
