@@ -291,6 +291,19 @@ def test_every_bad_signature_of_a_body_is_found_wherever_it_is_verified() -> Non
         verifiers.close()
 
 
+def test_a_bad_signature_is_found_in_either_of_two_shares() -> None:
+    verifiers = Verifiers.start(1)
+    try:
+        verifiers.check(checks(41))()
+        for bad in (0, 6, 7, 8, 31, 32, 39, 40):
+            ensure_good = verifiers.check(checks(41, bad=bad))
+            with pytest.raises(InvalidTransaction, match="bad signature"):
+                ensure_good()
+        verifiers.check(checks(41))()
+    finally:
+        verifiers.close()
+
+
 def test_checks_that_cannot_be_read_to_their_end_leave_no_answers_behind() -> None:
     verifiers = Verifiers.start(2)
 
