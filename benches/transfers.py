@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -105,14 +106,44 @@ def request(method: str, parameter: str) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": [parameter]}).encode()
 
 
-def measured(url: str, bodies: list[bytes], included: Callable[[], int]) -> float:
+class Blocks(ABC):
+    """A chain's blocks, looked at one after the other; `seen_s` is when the last one looked at was
+    first seen to be there, which takes less than to read what it holds."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.seen_s = 0.0
+        self._next = self.head() + 1
+        self._heads: list[tuple[int, float]] = []
+
+    @abstractmethod
+    def head(self) -> int:
+        """The number of the last block."""
+
+    @abstractmethod
+    def take(self, number: int) -> int:
+        """Read a block; how many transactions all that were read hold."""
+
+    def count(self) -> int:
+        """Of the blocks so far, one more than last time at the most."""
+        head, now = self.head(), time.monotonic()
+        if not self._heads or head > self._heads[-1][0]:
+            self._heads.append((head, now))
+        if self._next > head:
+            return self.take(0)
+        self.seen_s = next(when for number, when in self._heads if number >= self._next)
+        self._next += 1
+        return self.take(self._next - 1)
+
+
+def measured(url: str, bodies: list[bytes], blocks: Blocks) -> float:
     """Included transfers per second, from the first request to when the last was seen included."""
     began = time.monotonic()
     load = send(url, bodies, connections=CONNECTIONS, kind="application/json")
     if load.failed:
         raise RuntimeError(f"{load.failed} were refused: {load.first_failure}")
-    wait_for(included, len(bodies))
-    return len(bodies) / (time.monotonic() - began)
+    wait_for(blocks.count, len(bodies))
+    return len(bodies) / (blocks.seen_s - began)
 
 
 def wait_for(included: Callable[[], int], count: int) -> None:
@@ -155,7 +186,7 @@ def substrate(each: int, accounts: int) -> Ours:
             first, rest = transfers[: each * SENDERS], transfers[each * SENDERS :]
             seen = Seen(url)
             before = node.cpu_s()
-            rate = measured(url, bodies_of(first), seen.count)
+            rate = measured(url, bodies_of(first), seen)
             used = {part: now - before[part] for part, now in node.cpu_s().items()}
             load = send(
                 url, bodies_of(rest), connections=CONNECTIONS, kind="application/json",
@@ -242,22 +273,22 @@ def signed(pairs: list[Keypair], each: int, genesis: bytes, *, first: int = 0) -
     return out
 
 
-class Seen:
-    """The signed extrinsics of a node's blocks, each with its block's parent, read as they come."""
+class Seen(Blocks):
+    """The signed extrinsics of a node's blocks, each with its block's parent."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
         self.extrinsics: list[tuple[bytes, str]] = []
-        self._next = 1
+        super().__init__(url)
 
-    def count(self) -> int:
-        head = int(rpc(self.url, "chain_getHeader")["number"], 16)
-        while self._next <= head:
-            block = rpc(self.url, "chain_getBlock", rpc(self.url, "chain_getBlockHash", self._next))
+    def head(self) -> int:
+        return int(rpc(self.url, "chain_getHeader")["number"], 16)
+
+    def take(self, number: int) -> int:
+        if number:
+            block = rpc(self.url, "chain_getBlock", rpc(self.url, "chain_getBlockHash", number))
             found = (bytes.fromhex(each[2:]) for each in block["block"]["extrinsics"])
             parent = block["block"]["header"]["parentHash"]
             self.extrinsics += ((each, parent) for each in found if b"\x84" in each[1:5])
-            self._next += 1
         return len(self.extrinsics)
 
 
@@ -299,7 +330,7 @@ def ethereum(each: int) -> float:
         for sender in senders:
             rpc(url, "anvil_setBalance", "0x" + sender.address.hex(), hex(ETHER))
         blocks = EthereumBlocks(url)
-        return measured(url, bodies, blocks.count)
+        return measured(url, bodies, blocks)
 
 
 def geth_dev(each: int) -> float | None:
@@ -315,7 +346,7 @@ def geth_dev(each: int) -> float | None:
                 rpc(url, "eth_sendTransaction", {"from": rich, "to": to, "value": hex(ETHER)})
             wait_for(blocks.count, SENDERS)
             blocks = EthereumBlocks(url)
-            return measured(url, bodies, blocks.count)
+            return measured(url, bodies, blocks)
     except (OSError, LookupError) as error:
         print(f"without geth: {error}", file=sys.stderr)
         return None
@@ -329,18 +360,18 @@ def raw_transfers(senders: list[Sender], each: int) -> list[bytes]:
     ]
 
 
-class EthereumBlocks:
+class EthereumBlocks(Blocks):
     """How many transactions a chain's blocks hold."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        self._next = int(rpc(url, "eth_blockNumber"), 16) + 1
         self._count = 0
+        super().__init__(url)
 
-    def count(self) -> int:
-        head = int(rpc(self.url, "eth_blockNumber"), 16)
-        while self._next <= head:
-            count = rpc(self.url, "eth_getBlockTransactionCountByNumber", hex(self._next))
+    def head(self) -> int:
+        return int(rpc(self.url, "eth_blockNumber"), 16)
+
+    def take(self, number: int) -> int:
+        if number:
+            count = rpc(self.url, "eth_getBlockTransactionCountByNumber", hex(number))
             self._count += int(count, 16)
-            self._next += 1
         return self._count

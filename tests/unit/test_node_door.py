@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -378,6 +379,22 @@ def raw(node: chain.RunningNode, data: bytes = b"") -> socket.socket:
     found = socket.create_connection(("127.0.0.1", node.port), timeout=DEADLINE_S)
     found.sendall(data)
     return found
+
+
+@pytest.mark.usefixtures("http")
+def test_answers_come_in_the_order_of_their_requests(node: chain.RunningNode) -> None:
+    """Plain requests, which are answered on the spot, among others that are not."""
+    head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n"
+    asked = [b'{"jsonrpc":"2.0","id":%d,"method":"system_name"}' % number for number in range(90)]
+    with raw(node) as found:
+        for number, body in enumerate(asked):
+            other = b"[" + body + b"]" if number % 5 == 4 else b" " + body  # takes the longer way
+            sent = body if number % 3 else other
+            found.sendall(head % len(sent) + sent)
+        data = b""
+        while data.count(b'"id":') < len(asked):
+            data += found.recv(65_536)
+    assert [int(each) for each in re.findall(rb'"id":(\d+)', data)] == list(range(90))
 
 
 @pytest.mark.usefixtures("http")

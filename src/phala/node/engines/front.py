@@ -22,7 +22,7 @@ from phala.node.service import Node
 from phala.primitives.types import BlockNumber
 
 LOG: Final = logging.getLogger("phala.node.front")
-FLUSH_S: Final = 0.004  # extrinsics gather so long while the builder is at work
+FLUSH_S: Final = 0.004  # between two hand-overs: extrinsics gather meanwhile
 READ_BYTES: Final = 1 << 18
 CHEATS_MAX: Final = 16  # likewise
 PROOFS_MAX: Final = 256  # asked for and not answered yet
@@ -121,6 +121,7 @@ class Front:
         self._cheats: dict[int, asyncio.Future[dict[str, Any] | PhalaError]] = {}
         self._asked = 0
         self._planned = False
+        self._handed_s = 0.0  # when something was, by the loop's clock
         self._writer: asyncio.StreamWriter | None = None
         node.has_work = self._plan
         node.prove = self.prove
@@ -163,20 +164,22 @@ class Front:
             self._writer.write(wire.frame(kind, payload))
 
     def _plan(self) -> None:
-        """Something may be there to hand over: soon, or at once where the builder waits for it."""
+        """Something may be there to hand over: at once, or with what comes soon after the last.
+
+        Each hand-over wakes the builder, and its answer this process: of a flood of transactions
+        both would do little else.
+        """
         if self._planned or self._writer is None:
             return
         self._planned = True
         loop = asyncio.get_running_loop()
-        if self._handover.on_the_way:
-            loop.call_later(FLUSH_S, self._hand)
-        else:
-            loop.call_soon(self._hand)
+        loop.call_at(self._handed_s + FLUSH_S, self._hand)  # in the past: at once
 
     def _hand(self) -> None:
         self._planned = False
         some = self._handover.next()
         if some:
+            self._handed_s = asyncio.get_running_loop().time()
             self._send(wire.HAND, wire.encode_handed(some))
 
     async def prove(self, keys: Sequence[bytes], number: BlockNumber) -> tuple[bytes, ...]:
@@ -225,7 +228,7 @@ class Front:
         match kind:
             case wire.EXECUTED:
                 self._handover.executed(wire.decode_executed(payload))
-                self._hand()
+                self._plan()
             case wire.WRITTEN:
                 await self._grow(payload)
             case wire.JUSTIFIED:

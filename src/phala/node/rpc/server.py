@@ -26,6 +26,7 @@ from phala.node.rpc.errors import (
     RpcError,
     of_error,
 )
+from phala.node.rpc.outbox import Outbox
 from phala.node.rpc.own import is_own
 from phala.node.rpc.params import Params
 from phala.node.rpc.room import Held, Room
@@ -118,6 +119,7 @@ class Door:
         self.coming = Room(COMING_BYTES_MAX)
         self.going = Room(GOING_BYTES_MAX)
         self.kept = Room(KEPT_BYTES_MAX)
+        self.outbox = Outbox()
         self._turn = asyncio.Lock()  # of the batches: one of all in a turn of the loop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

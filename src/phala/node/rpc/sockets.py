@@ -124,6 +124,10 @@ class BoundedHttp(HttpToolsProtocol):
         self._end_look()
         super().resume_writing()
 
+    def shutdown(self) -> None:
+        self.app.outbox.send()
+        super().shutdown()
+
     def timeout_keep_alive_handler(self) -> None:
         """A plain close waits until the peer has read what was sent: for ever, where it never
         reads."""
@@ -143,6 +147,7 @@ class BoundedHttp(HttpToolsProtocol):
             return
         if self._answered(data):
             return
+        self.app.outbox.send()  # answers go in the order of their requests
         super().data_received(data)
         if self._in_head:
             self._head_bytes += len(data)
@@ -168,7 +173,7 @@ class BoundedHttp(HttpToolsProtocol):
         return True
 
     def _write(self, answer: bytes) -> None:
-        self.transport.write(HEAD % len(answer) + answer)
+        self.app.outbox.put(self.transport, HEAD % len(answer) + answer)
         self._busy = True
         if self.timeout_keep_alive_task is None:
             self._wait_longer()
