@@ -22,6 +22,7 @@ from phala.frame import metadata as described
 from phala.primitives.address import MULTI_ADDRESS, MULTI_SIGNATURE
 from phala.primitives.extrinsic import Era, decode_extrinsic, read_era
 from phala.runtime import Runtime
+from phala.runtime.runtime import own_metadata
 from phala.runtime.world import CALLS
 from phala.sdk import metadata as sdk
 
@@ -66,6 +67,7 @@ class Captured(described.ChainRegistry):
 def raw() -> bytes:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(described, "ChainRegistry", Captured)
+        own_metadata.cache_clear()  # others may have had it made
         return Runtime().metadata(14)
 
 
