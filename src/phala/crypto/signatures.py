@@ -108,6 +108,19 @@ def ecdsa_account(public: bytes) -> bytes:
     return blake2_256(_sized(public, ECDSA_PUBLIC_BYTES, "an ecdsa key"))
 
 
+def verify_account(scheme: int, account: bytes, message: bytes, signature: bytes) -> None:
+    """An account's signature, of the scheme that Substrate's `MultiSignature` numbers so: 0
+    ed25519, 1 sr25519, else ecdsa. Raises `Invalid`."""
+    match scheme:
+        case 0:
+            ed25519_verify(account, message, signature)
+        case 1:
+            sr25519_verify(account, message, signature)
+        case _:
+            if ecdsa_account(ecdsa_recover(message, signature)) != account:
+                raise Invalid("another key signed", mend="sign with the account's own key")
+
+
 def _sized(data: bytes, size: int, what: str) -> bytes:
     if len(data) != size:
         raise Invalid(f"{what} of {len(data)} bytes", mend=f"pass {size} bytes")

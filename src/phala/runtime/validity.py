@@ -6,8 +6,7 @@ from typing import Final
 
 from phala.codec import Malformed
 from phala.codec.records import record
-from phala.crypto.hashes import blake2_256
-from phala.crypto.signatures import ecdsa_recover, ed25519_verify, sr25519_verify
+from phala.crypto.signatures import verify_account
 from phala.errors import Invalid, PhalaError
 from phala.frame import AccountInfo, Call, DispatchClass, PalletError, TokenError
 from phala.messages.collateral import ISSUE_KEY, AmdItems, IntelItems, IssueKey
@@ -115,13 +114,7 @@ def signature_check(world: World, decoded: Decoded) -> SignatureCheck | None:
 def verify_signature(check: SignatureCheck) -> None:
     """Needs no state: any process may do it. Raises `InvalidTransaction`."""
     try:
-        match check.scheme:
-            case 0:
-                ed25519_verify(check.account, check.message, check.signature)
-            case 1:
-                sr25519_verify(check.account, check.message, check.signature)
-            case _:
-                _verify_ecdsa(check)
+        verify_account(check.scheme, check.account, check.message, check.signature)
     except Invalid:
         raise InvalidTransaction(
             Problem.BAD_PROOF, mend="sign for this chain and these versions"
@@ -133,12 +126,6 @@ def verify_all(checks: Iterable[SignatureCheck]) -> Callable[[], None]:
     for check in checks:
         verify_signature(check)
     return lambda: None
-
-
-def _verify_ecdsa(check: SignatureCheck) -> None:
-    public = ecdsa_recover(check.message, check.signature)
-    if blake2_256(public) != check.account:
-        raise Invalid("another key signed", mend="sign with the account's own key")
 
 
 def signer_of(by: Signature) -> AccountId:

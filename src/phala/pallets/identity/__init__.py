@@ -78,14 +78,7 @@ from phala.pallets.identity.usernames import (
     Usernames,
 )
 from phala.primitives.address import MULTI_ADDRESS, MultiAddress
-from phala.primitives.types import (
-    ACCOUNT_ID,
-    BALANCE,
-    PHA,
-    AccountId,
-    Balance,
-    Hash,
-)
+from phala.primitives.types import ACCOUNT_ID, BALANCE, PHA, AccountId, Balance, Hash
 
 SUBS_MAX: Final = 100
 BASIC_DEPOSIT: Final = Balance(PHA)

@@ -9,8 +9,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, Protocol
 
 from phala.codec import BOOL, U32, Bytes, Option, Tuple
-from phala.crypto.hashes import blake2_256
-from phala.crypto.signatures import ecdsa_recover, ed25519_verify, sr25519_verify
+from phala.crypto.signatures import verify_account
 from phala.errors import Invalid
 from phala.frame import (
     MICROSECOND,
@@ -125,23 +124,11 @@ def ensure_signed_by(who: AccountId, username: bytes, signature: MultiSignature)
     """The account signed its username, bare or as wallets wrap what they sign."""
     for message in (username, b"<Bytes>" + username + b"</Bytes>"):
         try:
-            verify(who, message, signature)
+            verify_account(signature.kind, who, message, signature.data)
         except Invalid:
             continue
         return
     raise InvalidSignature
-
-
-def verify(who: AccountId, message: bytes, signature: MultiSignature) -> None:
-    """Raises `Invalid`."""
-    match signature.kind:
-        case 0:
-            ed25519_verify(who, message, signature.data)
-        case 1:
-            sr25519_verify(who, message, signature.data)
-        case _:
-            if blake2_256(ecdsa_recover(message, signature.data)) != who:
-                raise Invalid("another key signed", mend="sign with the account's own key")
 
 
 class Usernames(Pallet):
