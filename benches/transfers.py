@@ -113,6 +113,7 @@ class Blocks(ABC):
     def __init__(self, url: str) -> None:
         self.url = url
         self.seen_s = 0.0
+        self._total = 0
         self._next = self.head() + 1
         self._heads: list[tuple[int, float]] = []
 
@@ -122,18 +123,18 @@ class Blocks(ABC):
 
     @abstractmethod
     def take(self, number: int) -> int:
-        """Read a block; how many transactions all that were read hold."""
+        """Read a block; how many transactions it holds."""
 
     def count(self) -> int:
-        """Of the blocks so far, one more than last time at the most."""
+        """Transactions of the blocks so far, one block more than last time at the most."""
         head, now = self.head(), time.monotonic()
         if not self._heads or head > self._heads[-1][0]:
             self._heads.append((head, now))
-        if self._next > head:
-            return self.take(0)
-        self.seen_s = next(when for number, when in self._heads if number >= self._next)
-        self._next += 1
-        return self.take(self._next - 1)
+        if self._next <= head:
+            self.seen_s = next(when for number, when in self._heads if number >= self._next)
+            self._total += self.take(self._next)
+            self._next += 1
+        return self._total
 
 
 def measured(url: str, bodies: list[bytes], blocks: Blocks) -> float:
@@ -284,12 +285,12 @@ class Seen(Blocks):
         return int(rpc(self.url, "chain_getHeader")["number"], 16)
 
     def take(self, number: int) -> int:
-        if number:
-            block = rpc(self.url, "chain_getBlock", rpc(self.url, "chain_getBlockHash", number))
-            found = (bytes.fromhex(each[2:]) for each in block["block"]["extrinsics"])
-            parent = block["block"]["header"]["parentHash"]
-            self.extrinsics += ((each, parent) for each in found if b"\x84" in each[1:5])
-        return len(self.extrinsics)
+        block = rpc(self.url, "chain_getBlock", rpc(self.url, "chain_getBlockHash", number))
+        found = (bytes.fromhex(each[2:]) for each in block["block"]["extrinsics"])
+        parent = block["block"]["header"]["parentHash"]
+        ours = [(each, parent) for each in found if b"\x84" in each[1:5]]
+        self.extrinsics += ours
+        return len(ours)
 
 
 def recompute(url: str, transfers: list[Signed], included: list[tuple[bytes, str]]) -> None:
@@ -363,15 +364,8 @@ def raw_transfers(senders: list[Sender], each: int) -> list[bytes]:
 class EthereumBlocks(Blocks):
     """How many transactions a chain's blocks hold."""
 
-    def __init__(self, url: str) -> None:
-        self._count = 0
-        super().__init__(url)
-
     def head(self) -> int:
         return int(rpc(self.url, "eth_blockNumber"), 16)
 
     def take(self, number: int) -> int:
-        if number:
-            count = rpc(self.url, "eth_getBlockTransactionCountByNumber", hex(number))
-            self._count += int(count, 16)
-        return self._count
+        return int(rpc(self.url, "eth_getBlockTransactionCountByNumber", hex(number)), 16)
