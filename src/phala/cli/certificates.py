@@ -1,7 +1,6 @@
 """A certificate of RA-TLS, judged and told: its evidence, then what binds the key to it."""
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +16,7 @@ from phala.attest import (
 )
 from phala.attest.ratls import claimed_binding
 from phala.cli import evidence
-from phala.cli.evidence_files import read_collateral
+from phala.cli.evidence_files import PEM, read_collateral
 from phala.devnet.files import home
 from phala.primitives.types import Hash
 from phala.sdk.trust import Trust, find_trust
@@ -25,7 +24,6 @@ from phala.sdk.trust import Trust, find_trust
 # As `phala.attest.ratls` numbers them, behind those of the evidence.
 CHECKS: Final = ("form", "dates", "own key", "binding", "freshness")
 FIRST: Final = 12
-_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ def leaf_of(data: bytes) -> bytes:
         if not isinstance(chain, list) or not chain or not isinstance(chain[0], str):
             return data
         return chain[0].encode("utf-8", "replace")
-    match = _PEM.search(data)
+    match = PEM.search(data)
     return data if match is None else match[0]
 
 

@@ -38,7 +38,7 @@ _PEM_CRL: Final = re.compile(
     rb"\s*-----BEGIN X509 CRL-----([A-Za-z0-9+/=\s]+)-----END X509 CRL-----\s*"
 )
 _ESCAPED: Final = b"-----BEGIN%20CERTIFICATE-----"
-_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
+PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
 _HEX_LIST: Final = re.compile(rb"\s*30(?:[0-9a-fA-F]{2})+\s*")
 _VBIOS_VERSION: Final = re.compile(rb'colloquialVersion="[0-9A-Fa-f]{2}(\.[0-9A-Fa-f]{2}){4}"')
 _RIM_HEAD_BYTES: Final = 4096
@@ -57,9 +57,8 @@ def read_bounded(path: Path, most: int, what: str) -> bytes:
             into which nobody writes.
     """
     try:
-        file = os.open(
-            path, os.O_RDONLY | os.O_NONBLOCK
-        )  # who opens a pipe would wait for a writer
+        # Who opens a pipe would wait for a writer.
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             data = _read(file, most + 1, f"{what} {str(path)!r}")
         finally:
@@ -179,7 +178,7 @@ def items_of(data: bytes, platform: int) -> dict[str, bytes]:
             return _of_revocations(bytes.fromhex(text.decode()))
         if (match := _PEM_CRL.fullmatch(data)) is not None:
             return _of_revocations(binascii.a2b_base64(match[1]))
-        if blocks := _PEM.findall(data):  # tools write words between them: RFC 7468, section 2
+        if blocks := PEM.findall(data):  # tools write words between them: RFC 7468, section 2
             data = data if text.startswith(b"-----BEGIN") else b"\n".join((*blocks, b""))
             chain = decode_pem(data)
             return {nvidia.CHAIN: data} if platform in _NVIDIA else _of_chain(data, chain)
