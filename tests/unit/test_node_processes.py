@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.clients import chain
-from tests.unit.test_node_door import ALICE, BOB, ask, signed
+from tests.unit.test_node_door import ALICE, BOB, account_key, ask, signed
 
 from phala.crypto.signatures import sr25519_from_seed, sr25519_sign
 from phala.finality import BadJustification
@@ -23,6 +23,7 @@ from phala.node import service
 from phala.node.core.pool import AlreadyImported, PoolFull
 from phala.node.engines import wire
 from phala.node.engines.author import Executed, Handed
+from phala.node.engines.handover import INCLUDED_AT_ONCE
 from phala.node.main import open_node
 from phala.node.verifiers import (
     HERE_MAX,
@@ -180,6 +181,31 @@ def test_reads_and_submissions_are_answered_while_a_block_is_sealed(tmp_path: Pa
     finally:
         running.process.kill()
         running.process.wait(WAIT_S)
+
+
+def test_a_large_block_leaves_nothing_of_it_in_the_pool(tmp_path: Path) -> None:
+    """The front takes it up in slices, and transactions come between them."""
+    running = chain.start(tmp_path, chain.prepare(tmp_path), program=("-c", SLOW))
+    try:
+        with httpx.Client(base_url=running.http, timeout=WAIT_S) as client:
+            transfers = [signed(client, ALICE, nonce) for nonce in range(3 * INCLUDED_AT_ONCE)]
+            for each in transfers:  # most of them while the first block is sealed
+                ask(client, "author_submitExtrinsic", each)
+            until(lambda: account_nonce(client) == len(transfers))
+            until(lambda: not ask(client, "author_pendingExtrinsics"))
+            hashes = [ask(client, "chain_getBlockHash", n) for n in range(1, head(client) + 1)]
+            bodies = [ask(client, "chain_getBlock", each)["block"]["extrinsics"] for each in hashes]
+    finally:
+        running.process.kill()
+        running.process.wait(WAIT_S)
+    assert max(map(len, bodies)) > INCLUDED_AT_ONCE
+    assert [each for body in bodies for each in body[1:]] == transfers
+
+
+def account_nonce(client: httpx.Client) -> int:
+    """By the head's state, without what waits."""
+    value = bytes.fromhex(ask(client, "state_getStorage", account_key(ALICE))[2:])
+    return int.from_bytes(value[:4], "little")
 
 
 def test_bad_signatures_do_not_keep_a_good_one_waiting(node: chain.RunningNode) -> None:
